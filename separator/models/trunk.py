@@ -1,0 +1,121 @@
+"""A compact mask estimator: one BLSTM trunk shared by all stems, one mask head per stem.
+
+Cheap on a CPU because nothing in it works bin by bin: the trunk sees log-spaced bands, and the heads give one
+mask value per bin only at low frequencies, where harmonics are resolved, and one per band above.
+The sequence layer and the skip follow Open-Unmix (Stoeter et al., JOSS 4(41), 2019); features and heads are our own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from separator.card import ModelCard, TrunkSpec
+
+
+def band_edges(bins: int, fine_bins: int, bands: int) -> list[int]:
+    """First bin of every band, and `bins` at the end: `fine_bins` bands of one bin, then `bands` log-spaced ones.
+
+    A log-spaced band is never narrower than one bin, so the lowest of them may be linear.
+
+    >>> band_edges(bins=16, fine_bins=4, bands=3)
+    [0, 1, 2, 3, 4, 6, 10, 16]
+    """
+    if fine_bins + bands > bins:
+        raise ValueError(f"{fine_bins} fine bins and {bands} bands do not fit into {bins} bins")
+    edges = list(range(fine_bins + 1))
+    for left in range(bands, 0, -1):            # `left` bands remain: give the next one its share of the log axis
+        start = max(edges[-1], 1)
+        width = start * ((bins / start) ** (1 / left) - 1) if left > 1 else bins - edges[-1]
+        edges.append(min(edges[-1] + max(round(width), 1), bins - left + 1))
+    return edges
+
+
+def pool(values: Tensor, edges: Sequence[int]) -> Tensor:
+    """Sum over the bins of each band. Shape: `[..., F]` -> `[..., K]`, for K + 1 `edges`.
+
+    Neighbouring bands of one width are summed as one reshaped slice: on a CPU several times faster than a
+    product with a band matrix or a difference of running sums, and without the latter's cancellation.
+
+    >>> pool(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), [0, 1, 3, 5]).tolist()
+    [1.0, 5.0, 9.0]
+    """
+    parts, first = [], 0
+    for width, run in groupby(b - a for a, b in pairwise(edges)):
+        last = first + len(list(run))
+        piece = values[..., edges[first]:edges[last]]
+        parts.append(piece if width == 1 else piece.unflatten(-1, (last - first, width)).sum(-1))
+        first = last
+    return torch.cat(parts, dim=-1)
+
+
+class Trunk(nn.Module):
+    """Masks for any of the card's stems.
+
+    The level of the segment is taken out before the trunk and the masks are relative to the mix, so the
+    output scales with the input exactly: quiet transfers and loud masters meet the same network.
+
+    Shape: mix `[B, C, F, T]` complex -> masks `[B, S, C, F, T]`, non-negative, unbounded above.
+    """
+
+    band_of_bin: Tensor
+
+    def __init__(self, card: ModelCard) -> None:
+        super().__init__()
+        if not isinstance(card.spec, TrunkSpec):
+            raise TypeError(f"the card describes a {card.spec.family} network")
+        spec = card.spec
+        self.channels = card.channels
+        self.input_edges = band_edges(card.bins, 0, spec.input_bands)
+        self.mask_edges = band_edges(card.bins, spec.fine_bins, spec.mask_bands)
+        widths = torch.tensor(self.mask_edges).diff()
+        self.register_buffer("band_of_bin", torch.arange(len(widths)).repeat_interleave(widths), persistent=False)
+        width = card.channels * spec.input_bands
+        self.register_buffer("mean", torch.zeros(width))           # of the features, measured on the training set
+        self.register_buffer("scale", torch.ones(width))           # one over their standard deviation
+        self.squeeze = nn.Linear(width, spec.hidden)
+        dropout = 0.1 if spec.layers > 1 else 0.0                 # torch applies it between layers only
+        self.lstm = nn.LSTM(
+            spec.hidden, spec.lstm_hidden, spec.layers, batch_first=True, bidirectional=True, dropout=dropout
+        )
+        joint = spec.hidden + 2 * spec.lstm_hidden
+        masks = card.channels * (spec.fine_bins + spec.mask_bands)
+        self.heads = nn.ModuleDict({stem: MaskHead(joint, spec.head, masks, 1 / len(card.stems)) for stem in card.stems})
+
+    def features(self, power: Tensor) -> Tensor:
+        """Log band powers relative to the segment's mean power. Shape: `[B, C, F, T]` -> `[B, T, C*K]`."""
+        bands = pool(power.transpose(2, 3), self.input_edges)                       # [B, C, T, K]
+        level = bands.mean(dim=(1, 2, 3), keepdim=True)
+        bands = torch.log10(bands / level.clamp_min(1e-30) + 1e-6)                  # 60 dB below the mean: silence
+        return bands.transpose(1, 2).flatten(2)                                     # [B, T, C*K]
+
+    def band_masks(self, features: Tensor, stems: Sequence[str], frames: slice = slice(None)) -> Tensor:
+        """One value per mask band, at the chosen frames. Shape: `[B, T, C*K]` -> `[B, S, C, T, M]`."""
+        x = torch.tanh(self.squeeze((features - self.mean) * self.scale))           # [B, T, H]
+        context, _ = self.lstm(x)
+        joint = torch.cat([x, context], dim=-1)[:, frames]
+        masks = torch.stack([self.heads[stem](joint) for stem in stems], dim=1)     # [B, S, T, C*M]
+        return masks.unflatten(-1, (self.channels, -1)).transpose(2, 3)
+
+    def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
+        power = mix.real.square() + mix.imag.square()
+        masks = self.band_masks(self.features(power), stems)
+        return masks[..., self.band_of_bin].transpose(-1, -2)                       # [B, S, C, F, T]
+
+
+class MaskHead(nn.Module):
+    """From the trunk's state to the masks of one stem; starts at an equal share of the mix."""
+
+    def __init__(self, width: int, hidden: int, masks: int, share: float) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden)
+        self.masks = nn.Linear(hidden, masks)
+        nn.init.constant_(self.masks.bias, math.log(math.expm1(share)))             # softplus(bias) == share
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(self.masks(F.relu(self.hidden(x))))
