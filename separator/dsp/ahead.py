@@ -1,0 +1,68 @@
+"""Work ahead: the producer of a stream runs in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Item(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None
+
+
+def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """Iterate over `items` in a background thread that is at most `depth` items ahead of the consumer.
+
+    The thread starts with the first `next`. An exception of `items` is raised at the consumer, after the items before
+    it and with its own traceback. When the returned generator is closed, or collected, the thread finishes the item it
+    is at, closes `items` if that can be closed, and has ended before the call returns.
+
+    Raises ValueError for a depth below 1.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1 (got {depth})")
+    ready: SimpleQueue[_Item[T] | _End] = SimpleQueue()
+    free = Semaphore(depth)             # places that the producer may still fill
+    stopped = Event()
+    thread = Thread(target=_produce, args=(items, ready, free, stopped), name="ahead", daemon=True)
+    thread.start()
+    try:
+        while isinstance(entry := ready.get(), _Item):
+            free.release()
+            yield entry.value
+        if entry.error is not None:
+            raise entry.error
+    finally:
+        stopped.set()
+        free.release()                  # wakes a producer that waits for a place
+        thread.join()
+
+
+def _produce(items: Iterable[T], ready: SimpleQueue[_Item[T] | _End], free: Semaphore, stopped: Event) -> None:
+    """Put every item, then an end that carries the error, if any. Takes a place before it computes an item."""
+    error: BaseException | None = None
+    try:
+        source = iter(items)
+        try:
+            while free.acquire() and not stopped.is_set():
+                ready.put(_Item(next(source)))
+        except StopIteration:
+            pass
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+    except BaseException as caught:     # whatever it is, it belongs to the consumer
+        error = caught
+    ready.put(_End(error))

@@ -1,0 +1,258 @@
+"""From a song to its stems: every step a generator, memory set by the segment and not by the song."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from separator.card import ModelCard
+from separator.dsp.rate import resample
+from separator.dsp.segments import cut, join
+from separator.dsp.stft import Stft
+from separator.dsp.wiener import apply_masks, refine, share_residual
+from separator.errors import AudioError, ModelError, ResourceError, UsageError
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 16     # samples: what `separate` feeds to `stream` at a time
+
+
+class Separator:
+    """Splits songs with one model and one set of options.
+
+    >>> separator = Separator.load("mini", stems=["vocals"], rest="no_vocals")      # doctest: +SKIP
+    >>> separator.separate(audio, 44100)["no_vocals"]                               # doctest: +SKIP
+
+    `stems` are the outputs, in their order; `card` and `device` say with what and where. `length`, `overlap` and
+    `fade` are those of the segments, in samples at the model's rate.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        estimator: nn.Module,
+        *,
+        stems: Sequence[str] | None = None,
+        rest: str | None = None,
+        wiener: int | None = None,
+        exact_sum: bool = True,
+        device: str | torch.device = "cpu",
+        batch: int = 4,
+    ) -> None:
+        """Prepare to run `estimator`, the network that `card` describes.
+
+        stems: those wanted, in that order; None: all of the model's. Only these are computed, except that the Wiener
+            filter needs all of them.
+        rest: name of one more output, the mix minus the stems wanted.
+        wiener: iterations of the multichannel Wiener filter, 0 for masks only; None: what the card says.
+        exact_sum: make all stems together sum to the mix. In each bin they share what none of them claims; what
+            remains then, rounding and sound above the model's range, goes to `card.residual`, or to the last stem.
+            Without effect where not all the stems are wanted, and on a model of one stem.
+        batch: segments that pass the network together.
+
+        Raises UsageError for options that contradict each other or the model.
+        """
+        self.card = card
+        self.device = torch.device(device)
+        self.wiener = card.wiener if wiener is None else wiener
+        self.exact_sum = exact_sum
+        self.batch = batch
+        self.rest = rest
+        self._wanted = tuple(card.stems if stems is None else stems)
+        self._check_options()
+        self.stems = self._wanted if rest is None else (*self._wanted, rest)
+        self._computed = card.stems if self.wiener else self._wanted
+        self._estimator = estimator.eval().to(self.device)
+        self._stft = Stft(card.n_fft, card.hop).to(self.device)
+        self.fade = round(card.fade_s * card.sample_rate)
+        self.overlap = 2 * round(card.context_s * card.sample_rate) + self.fade
+        hops = (round(card.segment_s * card.sample_rate) - self.overlap) // card.hop
+        self.length = self.overlap + max(hops, 1) * card.hop    # whole hops apart, segments share the song's frames
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, **options: Any) -> Separator:
+        """The separator of an installed model, or of a model file; `options` are those of the constructor.
+
+        Raises ModelError where there is no such model, or its file is damaged.
+        """
+        from separator import modelfile, registry
+
+        card, estimator = modelfile.load(registry.resolve(name_or_path))
+        return cls(card, estimator, **options)
+
+    def separate(self, audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
+        """Split a song `[C, T]` in memory into its stems, each `[C, T]`. Options and errors as for `stream`."""
+        if audio.dim() != 2:
+            raise UsageError(f"audio must be of shape [channels, samples], not {list(audio.shape)}")
+        blocks = audio.detach().to("cpu", torch.float32).split(BLOCK, dim=-1)
+        empty = torch.empty(len(self.stems), audio.shape[0], 0)
+        joined = torch.cat([empty, *self.stream(blocks, sample_rate)], dim=-1)
+        return dict(zip(self.stems, joined.unbind(), strict=True))
+
+    def stream(self, blocks: Iterable[Tensor], sample_rate: int) -> Generator[Tensor, None, None]:
+        """Split a song that comes in blocks `[C, any]`, and yield blocks `[S, C, n]` of its stems.
+
+        The stems have the song's own rate, channels and length, and not a bit of them depends on the sizes of the
+        blocks. Mono songs are given to all of the model's channels, whose answers are averaged. Blocks are float32 in
+        the CPU's memory. Holds about `batch` segments and their stems, however long the song is.
+
+        Raises AudioError for more channels than the model has, and for samples that are not numbers; ModelError where
+        the network answers with such; ResourceError where not even one segment fits into memory.
+        """
+        if sample_rate < 1:
+            raise UsageError(f"the sample rate must be positive (got {sample_rate})")
+        song = _Song()
+        heard = resample(song.listen(blocks), sample_rate, self.card.sample_rate)
+        mixes = cut((self._widen(block) for block in heard), self.length, self.overlap)
+        stems = (self._narrow(segment, song.channels) for segment in self._run(mixes))
+        joined = join(stems, self.overlap, self.fade)
+        for part in resample(joined, self.card.sample_rate, sample_rate):
+            mix = song.take(part.shape[-1])
+            if mix.shape[-1]:                                   # back from another rate there may be one sample more
+                yield self._complete(mix, part[..., : mix.shape[-1]])
+        mix = song.take(None)                                   # or one less
+        if mix.shape[-1]:
+            yield self._complete(mix, mix.new_zeros(len(self._wanted), *mix.shape))
+
+    @torch.inference_mode()
+    def forward(self, mix: Tensor) -> Tensor:
+        """Mixes `[B, C, T]` at the model's rate and channels -> the stems wanted, without the rest, `[B, S, C, T]`.
+
+        Every mix passes whole: memory grows with T. The result is on the separator's device.
+        """
+        spectra = self._stft(mix.to(self.device))                               # [B, C, F, T]
+        masks = self._estimator(spectra, self._computed)                        # [B, S, C, F, T]
+        stems = [self._stems(*item, mix.shape[-1]) for item in zip(spectra, masks, strict=True)]
+        if not all(bool(item.isfinite().all()) for item in stems):
+            raise ModelError(f"{self.card.name} answered with values that are not finite",
+                             hint="the model file may come from a training that diverged")
+        return torch.stack(stems)
+
+    def _stems(self, mix: Tensor, masks: Tensor, length: int) -> Tensor:
+        """One mix `[C, F, T]` and its masks `[S, C, F, T]` -> the stems wanted `[S, C, length]`."""
+        stems = apply_masks(mix, masks)
+        if self.wiener:
+            alone = len(stems) == 1         # a filter needs something to tell the stem from: all that it is not
+            both = torch.cat([stems, mix[None] - stems]) if alone else stems
+            stems = refine(mix, both, self.wiener)[: len(stems)]
+        if self.exact_sum and len(self._computed) == len(self.card.stems) > 1:
+            stems = share_residual(mix, stems)
+        if self._computed != self._wanted:
+            stems = stems[[self._computed.index(stem) for stem in self._wanted]]
+        return torch.stack([self._stft.inverse(stem, length) for stem in stems])    # one by one: less memory
+
+    def _run(self, mixes: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Mixes `[C, T]` -> their stems `[S, C, T]`; neighbours of equal length pass the network together.
+
+        Which ones do follows from their lengths alone, so that it is the same whatever blocks a song came in.
+        """
+        group: list[Tensor] = []
+        for mix in mixes:
+            if group and mix.shape != group[0].shape:
+                yield from self._run_group(group)
+                group = []
+            group.append(mix)
+            if len(group) >= self.batch:
+                yield from self._run_group(group)
+                group = []
+        if group:
+            yield from self._run_group(group)
+
+    def _run_group(self, mixes: list[Tensor]) -> Iterator[Tensor]:
+        """As `_run`, of equal lengths; where memory runs out, in halves from then on."""
+        try:
+            stems = self.forward(torch.stack(mixes)).cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(mixes) == 1:
+                seconds = mixes[0].shape[-1] / self.card.sample_rate
+                raise ResourceError(f"a segment of {seconds:.0f} s does not fit into the memory of {self.device}",
+                                    hint="free some memory, or use another device") from error
+        else:
+            yield from stems
+            return
+        self.batch = len(mixes) // 2        # outside `except`: the error held the failed attempt's tensors
+        log.warning("out of memory on %s: going on with %d segments at once", self.device, self.batch)
+        yield from self._run(mixes)
+
+    def _complete(self, mix: Tensor, stems: Tensor) -> Tensor:
+        """At the song's own rate: add the rest, or give the remainder to the stem that is to have it."""
+        if self.rest is not None:
+            return torch.cat([stems, (mix - stems.sum(0))[None]])
+        stems = stems.clone()
+        if self.exact_sum and set(self._wanted) == set(self.card.stems) and len(stems) > 1:
+            heir = -1 if self.card.residual is None else self._wanted.index(self.card.residual)
+            stems[heir] += mix - stems.sum(0)
+        return stems
+
+    def _widen(self, block: Tensor) -> Tensor:
+        """Give a mono song to all of the model's channels."""
+        if block.shape[0] == self.card.channels:
+            return block
+        if block.shape[0] == 1:
+            return block.expand(self.card.channels, -1)
+        raise AudioError(f"the song has {block.shape[0]} channels, and {self.card.name} takes {self.card.channels}",
+                         hint="--downmix mixes them down")
+
+    def _narrow(self, stems: Tensor, channels: int) -> Tensor:
+        return stems if channels == self.card.channels else stems.mean(dim=-2, keepdim=True)
+
+    def _check_options(self) -> None:
+        known = ", ".join(self.card.stems)
+        for stem in self._wanted:
+            if stem not in self.card.stems:
+                raise UsageError(f"{self.card.name} has no stem {stem!r}", hint=f"its stems are {known}")
+        if not self._wanted or len(set(self._wanted)) != len(self._wanted):
+            raise UsageError("ask for each stem once, and for at least one", hint=f"{self.card.name} has {known}")
+        if self.rest in self.card.stems:
+            raise UsageError(f"the rest cannot be called {self.rest!r}", hint="that is a stem of the model")
+        if self.wiener < 0 or self.batch < 1:
+            raise UsageError(f"wiener must be at least 0 and batch at least 1 (got {self.wiener} and {self.batch})")
+
+
+class _Song:
+    """What has been heard of a song and not yet been answered with stems."""
+
+    def __init__(self) -> None:
+        self.channels = 0
+        self._held: deque[Tensor] = deque()
+        self._samples = 0
+
+    def listen(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pass blocks `[C, any]` on, checked, and remember them."""
+        for block in blocks:
+            if block.dim() != 2 or (self.channels and block.shape[0] != self.channels):
+                raise UsageError(f"blocks must be of shape [channels, samples], not {list(block.shape)}")
+            finite = block.isfinite().all(dim=0)
+            if not finite.all():
+                first = self._samples + int(finite.int().argmin())
+                raise AudioError(f"sample {first} of the song is not a finite number")
+            self.channels = block.shape[0]
+            self._samples += block.shape[-1]
+            self._held.append(block)
+            yield block
+
+    def take(self, samples: int | None) -> Tensor:
+        """Forget and return the next samples, or as many as there are, `[C, up to samples]`; None: all."""
+        parts = [torch.empty(self.channels, 0)]
+        missing = self._samples if samples is None else samples
+        while missing and self._held:
+            block = self._held.popleft()
+            if block.shape[-1] > missing:
+                self._held.appendleft(block[:, missing:])
+                block = block[:, :missing]
+            missing -= block.shape[-1]
+            parts.append(block)
+        return torch.cat(parts, dim=-1)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch has a class of its own for this on an accelerator only."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

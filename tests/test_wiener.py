@@ -1,0 +1,230 @@
+"""Oracles: norbert in complex128, openunmix in float32, a planted answer, and conserved sums.
+
+norbert mutates the mix it is given (`x /= max_abs`) and the estimates, so it gets copies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import norbert
+import pytest
+import torch
+from openunmix import filtering
+from torch import Tensor
+
+from separator.dsp.wiener import refine, share_residual
+
+EPS = 1e-10
+
+
+def spectra(stems: int, channels: int, gain: float = 1.0, bins: int = 70, frames: int = 40) -> tuple[Tensor, Tensor]:
+    """A mix `[C, F, T]` and masked stems `[S, C, F, T]`, complex64, with a peak near 10 at gain 1."""
+    mix = 3 * gain * torch.randn(channels, bins, frames, dtype=torch.complex64)
+    return mix, mix * torch.rand(stems, channels, bins, frames)
+
+
+def by_norbert(mix: Tensor, stems: Tensor, iterations: int, scale: float = 1.0) -> Tensor:
+    """In complex128, whatever comes in."""
+    x = (mix.to(torch.complex128) / scale).permute(2, 1, 0).numpy().copy()
+    y = (stems.to(torch.complex128) / scale).permute(3, 2, 1, 0).numpy().copy()
+    out = norbert.expectation_maximization(y, x, iterations, eps=EPS)[0]
+    return scale * torch.from_numpy(out).permute(3, 2, 1, 0)
+
+
+def by_openunmix(mix: Tensor, stems: Tensor, iterations: int, scale: float = 1.0) -> Tensor:
+    """In float32, as its Separator runs it."""
+    x = torch.view_as_real(mix.permute(2, 1, 0) / scale).contiguous()
+    y = torch.view_as_real(stems.permute(3, 2, 1, 0) / scale).transpose(-1, -2).contiguous()
+    out = filtering.expectation_maximization(y, x, iterations, eps=EPS)[0]
+    return scale * torch.view_as_complex(out.transpose(-1, -2).contiguous()).permute(3, 2, 1, 0)
+
+
+def scale_of(mix: Tensor) -> float:
+    return max(1.0, float(mix.abs().max()) / 10)
+
+
+def relative(result: Tensor, expected: Tensor) -> float:
+    return float((result - expected).abs().max() / expected.abs().max())
+
+
+def sdr(estimate: Tensor, truth: Tensor) -> float:
+    return float(10 * torch.log10(truth.abs().square().sum() / (truth - estimate).abs().square().sum()))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("stems", [1, 2, 4])
+@pytest.mark.parametrize("iterations", [0, 1, 3])
+def test_equals_norbert_in_double_precision(channels: int, stems: int, iterations: int) -> None:
+    mix, first = (z.to(torch.complex128) for z in spectra(stems, channels, gain=4))
+    expected = by_norbert(mix, first, iterations, scale_of(mix))
+    allowed = 1e-5 if channels == 1 else 1e-6           # for one channel norbert adds eps to C a second time
+    assert relative(refine(mix, first, iterations, EPS), expected) < allowed
+
+
+@pytest.mark.parametrize("softmask", [False, True])
+@pytest.mark.parametrize("gain", [1.0, 30.0])
+def test_equals_norberts_whole_filter(softmask: bool, gain: float) -> None:
+    mix, first = (z.to(torch.complex128) for z in spectra(3, 2, gain))
+    magnitudes = first.abs()
+    if softmask:
+        first = mix * (magnitudes / magnitudes.sum(0))
+    v, x = magnitudes.permute(3, 2, 1, 0).numpy(), mix.permute(2, 1, 0).numpy().copy()
+    expected = torch.from_numpy(norbert.wiener(v, x, 2, softmask, eps=EPS)).permute(3, 2, 1, 0)
+    assert relative(refine(mix, first, 2, EPS), expected) < 1e-6
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_equals_openunmix_in_single_precision(channels: int, iterations: int) -> None:
+    mix, first = spectra(4, channels)
+    expected = by_openunmix(mix, first, iterations, scale_of(mix))
+    assert relative(refine(mix, first, iterations, EPS), expected) < 1e-5
+
+
+@pytest.mark.parametrize(("softmask", "residual"), [(False, True), (True, False), (True, True)])
+def test_equals_openunmix_with_its_options(softmask: bool, residual: bool) -> None:
+    """Soft masks and a residual stem are choices of the first estimates."""
+    mix, first = spectra(3, 2, gain=10)
+    magnitudes = first.abs()
+    expected = filtering.wiener(
+        magnitudes.permute(3, 2, 1, 0), torch.view_as_real(mix.permute(2, 1, 0)).contiguous(), 1, softmask, residual
+    )
+    if softmask:
+        first = mix * (magnitudes / (EPS + magnitudes.sum(0)))
+    if residual:
+        first = torch.cat([first, (mix - first.sum(0))[None]])
+    result = refine(mix, first, 1, EPS)
+    assert relative(result, torch.view_as_complex(expected.transpose(-1, -2).contiguous()).permute(3, 2, 1, 0)) < 1e-5
+
+
+def alike(difference: float, same_masks: bool, stems: int = 4) -> tuple[Tensor, Tensor]:
+    """A loud mix whose channels differ by `difference`, relatively."""
+    mix, _ = spectra(stems, 2)
+    mix[1] = mix[0] * (1 + difference * torch.randn(mix.shape[1:]))
+    masks = torch.rand(stems, 1 if same_masks else 2, *mix.shape[1:])
+    return mix, mix * masks
+
+
+@pytest.mark.parametrize("same_masks", [True, False])
+@pytest.mark.parametrize("difference", [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+def test_channels_alike_lose_no_precision(difference: float, same_masks: bool) -> None:
+    """The error stays within what a rounding of the input in float32 does to the exact answer."""
+    mix, first = alike(difference, same_masks)
+    scale = scale_of(mix)
+    expected = by_norbert(mix, first, 1, scale)
+    rounded = mix.to(torch.complex128) * (1 + 2.0**-24 * (2 * torch.rand(mix.shape, dtype=torch.float64) - 1))
+    unavoidable = relative(by_norbert(rounded, first.to(torch.complex128), 1, scale), expected)
+    assert relative(refine(mix, first, 1, EPS), expected) < max(3 * unavoidable, 1e-6)
+
+
+def test_channels_alike_defeat_openunmix() -> None:
+    """The defect that `refine` is free of: a determinant as the difference of two large, almost equal products."""
+    mix, first = alike(0.0, same_masks=True)
+    expected = by_norbert(mix, first, 1, scale_of(mix))
+    theirs = relative(by_openunmix(mix, first, 1, scale_of(mix)), expected)
+    ours = relative(refine(mix, first, 1, EPS), expected)
+    assert not theirs < 1e-3                            # nor is NaN below
+    assert ours < 1e-6
+
+
+@pytest.mark.parametrize("gain", [1e-3, 1e-2, 1.0, 1e2, 1e3])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("mono", [True, False])
+def test_any_level_is_finite_and_right(gain: float, channels: int, mono: bool) -> None:
+    mix, first = spectra(4, channels, gain)
+    if mono:
+        mix = mix[:1].expand(channels, -1, -1)
+        first = first[:, :1].expand(-1, channels, -1, -1)
+    expected = by_norbert(mix, first, 2, scale_of(mix))
+    result = refine(mix, first, 2, EPS)
+    assert torch.isfinite(torch.view_as_real(result)).all()
+    assert relative(result, expected) < 2e-5            # the second iteration starts from rounded estimates
+
+
+def test_masks_beyond_all_reason_stay_finite() -> None:
+    """Rank-one covariances at huge powers: rounding must not make a determinant negative."""
+    mix, _ = spectra(4, 2)
+    mix[1] = mix[0] / 2                                       # without rounding
+    for size in (1e3, 1e6, 1e8):
+        masks = size * torch.rand(4, 1, *mix.shape[1:])
+        result = refine(mix, mix * masks, 1, EPS)
+        expected = mix * masks**2 / masks.square().sum(0)           # what is alike is told apart by power alone
+        assert relative(result, expected) < 1e-5
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_silence_stays_silent(channels: int) -> None:
+    mix, first = spectra(3, channels)
+    mix[..., 10:20] = 0
+    first[..., 10:20] = 0
+    result = refine(mix, first, 2)
+    assert not result[..., 10:20].any()
+    assert torch.isfinite(torch.view_as_real(result)).all()
+    assert not refine(mix * 0, first * 0, 2).any()
+
+
+def test_silence_defeats_openunmix() -> None:
+    """The defect that we are free of: its arc tangent writes ones into bins of the mix that are exactly zero."""
+    mix, first = spectra(3, 2, gain=0)
+    theirs = filtering.wiener(first.abs().permute(3, 2, 1, 0), torch.view_as_real(mix.permute(2, 1, 0)).contiguous(), 0,
+                              residual=True)
+    assert theirs.max() == 1
+    assert not torch.cat([first, (mix - first.sum(0))[None]]).any()
+    assert not refine(mix, torch.cat([first, (mix - first.sum(0))[None]])).any()
+
+
+def test_a_stem_that_is_silent_stays_silent() -> None:
+    mix, first = spectra(3, 2)
+    first[1] = 0
+    assert not refine(mix, first, 2)[1].any()
+
+
+def test_batch_items_do_not_know_each_other() -> None:
+    """Also their scales are their own."""
+    quiet, loud = spectra(3, 2), spectra(3, 2, gain=100)
+    both = refine(torch.stack([quiet[0], loud[0]]), torch.stack([quiet[1], loud[1]]))
+    assert torch.equal(both[0], refine(*quiet))
+    assert torch.equal(both[1], refine(*loud))
+
+
+def test_arguments_are_left_alone() -> None:
+    mix, first = spectra(3, 2, gain=100)
+    before = mix.clone(), first.clone()
+    refine(mix, first, 2)
+    share_residual(mix, first)
+    assert torch.equal(mix, before[0])
+    assert torch.equal(first, before[1])
+
+
+def test_panned_stems_are_told_apart() -> None:
+    """Planted answer: two stems, each with one direction per bin; masks of their magnitudes as first estimates."""
+    bins, frames = 40, 200
+    source = torch.randn(2, 1, bins, frames, dtype=torch.complex64) * torch.rand(2, 1, bins, frames) ** 3
+    angle = torch.tensor([0.3, 1.2]) + 0.05 * torch.randn(bins, 2)
+    direction = torch.stack([angle.cos(), angle.sin()], dim=-1).permute(1, 2, 0)[..., None]
+    truth = 3 * direction * source                                              # [S, C, F, T]
+    mix = truth.sum(0)
+    level = truth.abs().square().mean(1, keepdim=True).sqrt()
+    soft = mix * level / level.sum(0)
+    assert sdr(refine(mix, soft, iterations=3), truth) > sdr(soft, truth) + 6
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_shared_residual_makes_the_stems_sum_to_the_mix(batch: tuple[int, ...]) -> None:
+    mix = torch.randn(*batch, 2, 20, 30, dtype=torch.complex64)
+    stems = mix.unsqueeze(-4) * torch.rand(*batch, 4, 2, 20, 30)
+    stems[..., 3, :] = 0                                                        # nobody claims the fourth bin
+    before = stems.clone()
+    shared = share_residual(mix, stems)
+    torch.testing.assert_close(shared.sum(-4), mix, rtol=0, atol=2e-6)
+    added = (shared - before) / (mix - before.sum(-4)).unsqueeze(-4)            # each stem's part of the residual
+    power = before.abs().square()
+    expected = torch.where(power.sum(-4, keepdim=True) > 0, power / power.sum(-4, keepdim=True), torch.tensor(0.25))
+    torch.testing.assert_close(added.real, expected, rtol=0, atol=1e-3)
+    assert math.isclose(float(added.imag.abs().max()), 0, abs_tol=1e-3)
+
+
+def test_shared_residual_of_silence_is_silent() -> None:
+    mix, stems = spectra(3, 2, gain=0)
+    assert not share_residual(mix, stems).any()
