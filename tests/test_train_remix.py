@@ -11,7 +11,7 @@ from separator.train.validation import sdr
 
 N_FFT, HOP, BINS = 256, 64, 129
 EDGES = band_edges(BINS, 16, 24)
-STILL = Augment(coherent=1, drop_stem=0, gain_db=0, swap=0, polarity=0, balance_db=0, equalise_db=0)
+STILL = Augment(coherent=1, drop_stem=0, balance=False, gain_db=0, swap=0, polarity=0, pan_db=0, equalise_db=0)
 
 
 @pytest.fixture
@@ -68,6 +68,19 @@ def test_incoherent_remixing_uses_every_excerpt_of_every_stem_once(planes):
     assert (rows_used[:, 0] != rows_used[:, 1]).any()
 
 
+def test_balancing_brings_the_stems_of_incoherent_mixes_to_one_level(planes):
+    uneven = planes * torch.tensor([1.0, 0.1, 10.0])[:, None, None, None, None]
+    uneven[0, 1] = 0                                                                # a silent excerpt stays silent
+    for coherent in (0.0, 1.0):
+        augment = STILL.model_copy(update={"coherent": coherent, "balance": True})
+        batch = next(Remixer(augment, EDGES, BINS, stride=1).batches(uneven, 1, 6, torch.Generator().manual_seed(0)))
+        power = batch.stems.sum((2, 3, 4))
+        audible = power[power > 0]
+        assert (power == 0).sum() == 1 and torch.isfinite(power).all()
+        spread_db = 10 * torch.log10(audible.max() / audible.min())
+        assert spread_db < 0.01 if not coherent else spread_db > 35
+
+
 def test_swap_polarity_and_gain_act_as_on_waveforms(planes):
     swap = Remixer(STILL.model_copy(update={"swap": 1.0}), EDGES, BINS, stride=1)
     still = Remixer(STILL, EDGES, BINS, stride=1)
@@ -78,7 +91,7 @@ def test_swap_polarity_and_gain_act_as_on_waveforms(planes):
     assert torch.equal(response, -torch.ones(2, 3, 2, BINS))
     response = Remixer(STILL.model_copy(update={"gain_db": 6.0}), EDGES, BINS, 1).response(200, 3, torch.Generator())
     assert 10 ** (-6 / 20) - 1e-4 < response.min() < 0.53 and 1.9 < response.max() < 10 ** (6 / 20) + 1e-4
-    assert torch.equal(response[:, :, 0], response[:, :, 1])                         # gain alone keeps the balance
+    assert torch.equal(response[:, :, 0], response[:, :, 1])                         # gain alone keeps the panning
 
 
 def test_dropped_stems_are_silent_and_equalisation_is_smooth():

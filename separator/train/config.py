@@ -42,10 +42,11 @@ class Augment(Frozen):
 
     coherent: float = Field(default=0.3, ge=0, le=1)   # share of mixes whose stems stay together
     drop_stem: float = Field(default=0.1, ge=0, le=1)  # probability that a stem is silent in a mix
+    balance: bool = True                    # bring the stems of incoherent mixes to one level first: none drowns
     gain_db: NonNegativeFloat = 6.0         # uniform in +-gain_db per stem
     swap: float = Field(default=0.5, ge=0, le=1)       # probability that left and right change places
     polarity: float = Field(default=0.5, ge=0, le=1)   # probability that a stem is turned upside down
-    balance_db: NonNegativeFloat = 3.0      # uniform difference of level between the channels
+    pan_db: NonNegativeFloat = 3.0          # uniform difference of level between the channels
     equalise_db: NonNegativeFloat = 4.0     # standard deviation of a smooth random response per stem
 
 

@@ -193,8 +193,8 @@ class Run:
         if not self.checkpoint.exists():
             raise ConfigError(f"{self.folder}: no checkpoint to resume from", hint="leave --resume out to begin a run")
         state = torch.load(self.checkpoint, weights_only=True)
-        before = Config.model_validate_json(state["config"])
-        if before.model.spec != self.card.spec or before.model.stems != self.card.stems:
+        before, now = json.loads(state["config"])["model"], json.loads(self.card.model_dump_json())
+        if any(before[key] != now[key] for key in ("spec", "stems", "channels", "n_fft")):
             raise ConfigError(f"{self.folder}: the checkpoint is of another architecture", hint="name another --out")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])

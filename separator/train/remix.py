@@ -1,7 +1,7 @@
 """Mixing in the transform domain.
 
 Cutting, decoding and transforming excerpts costs more than training on them. So a block of rows is transformed
-once and remixed several times: permuting stems among rows, gains, balance, polarity, channel swap and smooth
+once and remixed several times: permuting stems among rows, gains, panning, polarity, channel swap and smooth
 equalisation are all linear, so they are exact on spectra. And because a mask is constant within a mask band,
 the squared error of `mask * mix` against a stem needs only three sums per band,
 
@@ -78,6 +78,13 @@ def collect(items: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]], first: int =
     return Batch(power, mix, cross, stems, first, stride)
 
 
+def balancing(rows: Tensor) -> Tensor:
+    """Gains that give all audible excerpts the median power. Shape: `[N, S, C, 2, T, F]` -> `[N, S]`; 1 for silent ones."""
+    power = torch.stack([row.square().mean(dim=(1, 2, 3, 4)) for row in rows])
+    audible = power > power.max() * 1e-6
+    return torch.where(audible, (power[audible].median() / power).sqrt(), 1.0)
+
+
 class Remixer:
     """Makes batches from a block of rows."""
 
@@ -90,19 +97,24 @@ class Remixer:
 
     def batches(self, rows: Tensor, remixes: int, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Batches of remixed rows. Shape of rows: `[N, S, C, 2, T, F]`; each row is used `remixes` times per stem."""
+        level = balancing(rows)                                                     # [N, S]
         for _ in range(remixes):
-            take = self._shuffle(rows.shape[0], rows.shape[1], generator)           # [N, S]
-            for chosen in take.split(batch_size):
-                yield self._mix(rows, chosen, generator)
+            take, coherent = self._shuffle(rows.shape[0], rows.shape[1], generator)  # [N, S], [N, 1]
+            gains = level.gather(0, take)
+            if not self.augment.balance:
+                gains = torch.ones_like(gains)
+            gains = torch.where(coherent, 1.0, gains)
+            for chosen, gain in zip(take.split(batch_size), gains.split(batch_size), strict=True):
+                yield self._mix(rows, chosen, gain, generator)
 
-    def _shuffle(self, rows: int, stems: int, generator: torch.Generator) -> Tensor:
+    def _shuffle(self, rows: int, stems: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         together = torch.randperm(rows, generator=generator)
         apart = torch.stack([torch.randperm(rows, generator=generator) for _ in range(stems)], dim=1)
         coherent = torch.rand(rows, 1, generator=generator) < self.augment.coherent
-        return torch.where(coherent, together[:, None], apart)
+        return torch.where(coherent, together[:, None], apart), coherent
 
-    def _mix(self, rows: Tensor, chosen: Tensor, generator: torch.Generator) -> Batch:
-        factor = self.response(*chosen.shape, generator)                            # [B, S, C, F]
+    def _mix(self, rows: Tensor, chosen: Tensor, gain: Tensor, generator: torch.Generator) -> Batch:
+        factor = gain[..., None, None] * self.response(*chosen.shape, generator)    # [B, S, C, F]
         swap = (torch.rand(chosen.shape, generator=generator) < self.augment.swap).tolist()
         first = int(torch.randint(self.stride, (), generator=generator))
         if self._stems.shape != rows.shape[1:]:
@@ -117,12 +129,12 @@ class Remixer:
         return collect(items, first, self.stride)
 
     def response(self, batch: int, stems: int, generator: torch.Generator) -> Tensor:
-        """Gain, polarity, balance, dropout and equalisation as one real factor. Shape: `[B, S, 2, F]`."""
+        """Gain, polarity, panning, dropout and equalisation as one real factor. Shape: `[B, S, 2, F]`."""
         a = self.augment
         uniform = lambda *shape: torch.rand(*shape, generator=generator)            # noqa: E731
         level = (2 * uniform(batch, stems, 1) - 1) * a.gain_db
-        balance = (uniform(batch, stems, 1) - 0.5) * a.balance_db
-        level_db = level + torch.cat([balance, -balance], dim=-1)                   # [B, S, 2]
+        pan = (uniform(batch, stems, 1) - 0.5) * a.pan_db
+        level_db = level + torch.cat([pan, -pan], dim=-1)                           # [B, S, 2]
         knots = torch.randn(batch * stems, 1, 7, generator=generator) * a.equalise_db
         octaves = torch.linspace(0, 1, 512)                                         # log axis, resampled to bins
         curve = F.interpolate(knots, size=len(octaves), mode="linear", align_corners=True)[:, 0]
