@@ -47,8 +47,8 @@ class Separator:
     ) -> None:
         """Prepare to run `estimator`, the network that `card` describes.
 
-        stems: those wanted, in that order; None: all of the model's. Only these are computed, except that the Wiener
-            filter needs all of them.
+        stems: those wanted, in that order; None: all of the model's. Only these are computed; the Wiener filter then
+            knows the others as one, all that the wanted ones leave, which costs some quality and saves the time.
         rest: name of one more output, the mix minus the stems wanted.
         wiener: iterations of the multichannel Wiener filter, 0 for masks only; None: what the card says.
         exact_sum: make all stems together sum to the mix. In each bin they share what none of them claims; what
@@ -67,7 +67,6 @@ class Separator:
         self._wanted = tuple(card.stems if stems is None else stems)
         self._check_options()
         self.stems = self._wanted if rest is None else (*self._wanted, rest)
-        self._computed = card.stems if self.wiener else self._wanted
         self._estimator = estimator.eval().to(self.device)
         self._stft = Stft(card.n_fft, card.hop).to(self.device)
         self.fade = round(card.fade_s * card.sample_rate)
@@ -127,7 +126,7 @@ class Separator:
         Every mix passes whole: memory grows with T. The result is on the separator's device.
         """
         spectra = self._stft(mix.to(self.device))                               # [B, C, F, T]
-        masks = self._estimator(spectra, self._computed)                        # [B, S, C, F, T]
+        masks = self._estimator(spectra, self._wanted)                          # [B, S, C, F, T]
         stems = [self._stems(*item, mix.shape[-1]) for item in zip(spectra, masks, strict=True)]
         if not all(bool(item.isfinite().all()) for item in stems):
             raise ModelError(f"{self.card.name} answered with values that are not finite",
@@ -137,14 +136,12 @@ class Separator:
     def _stems(self, mix: Tensor, masks: Tensor, length: int) -> Tensor:
         """One mix `[C, F, T]` and its masks `[S, C, F, T]` -> the stems wanted `[S, C, length]`."""
         stems = apply_masks(mix, masks)
-        if self.wiener:
-            alone = len(stems) == 1         # a filter needs something to tell the stem from: all that it is not
-            both = torch.cat([stems, mix[None] - stems]) if alone else stems
-            stems = refine(mix, both, self.wiener)[: len(stems)]
-        if self.exact_sum and len(self._computed) == len(self.card.stems) > 1:
+        every = len(stems) == len(self.card.stems) > 1
+        if self.wiener:         # the filter needs something to tell the stems from: all the others, or what is left
+            known = stems if every else torch.cat([stems, (mix - stems.sum(dim=0))[None]])
+            stems = refine(mix, known, self.wiener)[: len(stems)]
+        if self.exact_sum and every:
             stems = share_residual(mix, stems)
-        if self._computed != self._wanted:
-            stems = stems[[self._computed.index(stem) for stem in self._wanted]]
         return torch.stack([self._stft.inverse(stem, length) for stem in stems])    # one by one: less memory
 
     def _run(self, mixes: Iterable[Tensor]) -> Iterator[Tensor]:
