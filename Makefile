@@ -1,0 +1,47 @@
+# `make demo` and `make test` work in a fresh clone with nothing but Python 3.10 to 3.13 and make.
+PYTHON ?= python3
+SONG   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Set to e.g. --no-index --find-links DIR to install from a folder.
+PIP_OPTIONS ?=
+
+.PHONY: help setup demo test lint types bench clean
+
+help:                   ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+
+setup: $(VENV)/.tested  ## create .venv with sepctl and what its tests need
+
+demo: $(VENV)/.installed ## split a song with the bundled model, offline; SONG=path for your own
+	$(BIN)/python scripts/demo.py $(if $(SONG),"$(SONG)")
+
+test: $(VENV)/.tested   ## run every test
+	@scripts/system.sh
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q $(TESTS)
+
+lint: $(VENV)/.tested   ## ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.tested  ## mypy --strict
+	$(BIN)/mypy --strict separator
+
+bench: $(VENV)/.tested  ## speed and peak memory
+	$(BIN)/python scripts/bench.py
+
+clean:                  ## remove what the other targets made, the environment included
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: nothing is installed twice unless the dependencies change. A failed install leaves no stamp and is tried again.
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable .
+	@touch $@
+
+$(VENV)/.tested: setup.cfg pyproject.toml | $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[test,report]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,257 @@
+"""Where a stem's bytes go: a file that appears complete or not at all, or a stream."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import socket
+import stat
+import tempfile
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from separator.errors import AudioError, ResourceError, SepctlError
+
+LONGEST_NAME = 255      # bytes of a file name, on all common file systems
+FULL = {errno.ENOSPC, errno.EDQUOT}
+_open_here: set[Path] = set()   # temporary files of this process that are being written
+
+
+class Sink:
+    """A file as FFmpeg and libsndfile write it.
+
+    The first error is kept in `error`, an interrupt too, and everything after it goes nowhere: both libraries lose or
+    delay what a write tells them, so whoever writes asks `check` instead.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self.name = name        # PyAV wants one
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        rest = memoryview(data)
+        while len(rest) and self.error is None:
+            try:
+                rest = rest[self._file.write(rest):]    # an unbuffered file may take less than all
+            except BaseException as error:
+                self.error = error
+        return len(data)
+
+    def check(self) -> None:
+        """Raise what went wrong; an error of the disk as `AudioError` or `ResourceError`."""
+        if isinstance(self.error, OSError):
+            raise write_error(self.name, self.error) from self.error
+        if self.error is not None:
+            raise self.error
+
+    def fail(self) -> None:
+        """From now on everything goes nowhere."""
+        self.error = self.error or OSError(errno.ECANCELED, "given up")
+
+
+class SeekableSink(Sink):
+    """A file in which headers can be completed at the end."""
+
+    def read(self, size: int = -1) -> bytes:
+        return b"" if self.error else self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return 0 if self.error else self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return 0 if self.error else self._file.tell()
+
+
+class FilePlace:
+    """A file that gets its name when it is complete: until `commit` it is called `.NAME.HOST-PID.part`.
+
+    What processes of this host that are no more left in the folder under such names is removed first. The folder
+    must exist. Raises `AudioError` or, for a full disk, `ResourceError`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._name = path, str(path)
+        self._target = Path(os.path.abspath(path))    # a change of the current folder must not lose the file
+        self._part = self._target.with_name(_part_name(path.name))
+        _sweep(self._part.parent)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISDIR(os.stat(path).st_mode):     # also raises, and in time, if the name is too long
+                    raise AudioError(f"{path} is a folder", hint="choose another name for the stem")
+            self._file = open(self._part, "x+b", buffering=0)   # noqa: SIM115 - closed by finish or abort
+        except FileExistsError as error:
+            raise AudioError(f"{path} is being written already", hint="two stems have the same name") from error
+        except OSError as error:
+            raise write_error(self._name, error) from error
+        _open_here.add(self._part)
+        self.sink = SeekableSink(self._file, self._name)
+
+    def scratch(self) -> IO[bytes]:
+        """A nameless file on the same disk, gone when closed."""
+        try:
+            return tempfile.TemporaryFile(dir=self._part.parent, buffering=0)
+        except OSError as error:
+            raise write_error(self._name, error) from error
+
+    def finish(self) -> None:
+        """Bring all bytes to the disk."""
+        self.sink.check()
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise write_error(self._name, error) from error
+
+    def commit(self) -> None:
+        """Give the file its name."""
+        try:
+            os.replace(self._part, self._target)
+            _open_here.discard(self._part)
+            _sync_folder(self._part.parent)
+        except OSError as error:
+            raise write_error(self._name, error) from error
+
+    def abort(self) -> None:
+        """Remove the file, if it has not got its name yet."""
+        self.sink.fail()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if self._part in _open_here:
+            with contextlib.suppress(OSError):
+                self._part.unlink(missing_ok=True)
+            _open_here.discard(self._part)
+
+
+class StreamPlace:
+    """A file object that was handed in, such as stdout; it stays open.
+
+    With `whole`, for file types that are completed at the end, the bytes are collected in a temporary file and
+    handed over by `finish`. Otherwise they go out at once, and headers are completed if the object can seek.
+    """
+
+    def __init__(self, stream: BinaryIO, *, whole: bool) -> None:
+        self._stream = stream
+        name = getattr(stream, "name", None)
+        self._name = name if isinstance(name, str) and not name.startswith("<") else "stdout"
+        self._whole: IO[bytes] | None = self.scratch() if whole else None
+        kind = SeekableSink if whole or _can_complete(stream) else Sink
+        self.sink = kind(self._whole or stream, self._name)
+
+    def scratch(self) -> IO[bytes]:
+        """A nameless file, gone when closed."""
+        try:
+            return tempfile.TemporaryFile(buffering=0)
+        except OSError as error:
+            raise write_error(tempfile.gettempdir(), error) from error
+
+    def finish(self) -> None:
+        """Hand over what is still here."""
+        self.sink.check()
+        try:
+            if self._whole is not None:
+                self._whole.seek(0)
+                shutil.copyfileobj(self._whole, self._stream, 1 << 20)
+                self._whole.close()
+            self._stream.flush()
+        except OSError as error:
+            raise write_error(self._name, error) from error
+
+    def commit(self) -> None:
+        """A stream has no name to be given."""
+
+    def abort(self) -> None:
+        """What went out is out."""
+        self.sink.fail()
+        if self._whole is not None:
+            self._whole.close()
+
+
+def write_error(name: str, error: OSError) -> SepctlError:
+    """What to tell of a write that failed: a full disk is another thing than one that may not be written."""
+    folder = Path(name).parent
+    if error.errno in FULL:
+        return ResourceError(
+            f"the disk is full: {name} cannot be written in {folder}/",
+            hint="free some space, choose another folder with --out, or a smaller format such as --format flac",
+        )
+    if error.errno == errno.EFBIG:
+        return ResourceError(
+            f"{name} grew beyond what its disk holds in one file", hint="choose another disk, or --format flac"
+        )
+    if error.errno == errno.EPIPE:
+        return AudioError(f"{name}: whoever read it has gone", hint="look at the command behind the pipe")
+    hints = {
+        errno.ENOENT: f"the folder {folder}/ does not exist",
+        errno.ENAMETOOLONG: "choose a shorter name with --template",
+    }
+    fact = f"{name} cannot be written: {error.strerror or error}"
+    return AudioError(fact, hint=hints.get(error.errno or 0, "choose a folder that you may write to with --out"))
+
+
+def _part_name(name: str) -> str:
+    """The temporary name; where it would be too long, the end of the name gives way to its hash."""
+    suffix = f".{_host()}-{os.getpid()}.part"
+    room = LONGEST_NAME - len(suffix) - 1
+    data = os.fsencode(name)
+    if len(data) > room:
+        tag = hashlib.sha256(data).hexdigest()[:16]
+        name = os.fsdecode(data[: room - 17]).encode("utf-8", "ignore").decode() + "~" + tag
+    return f".{name}{suffix}"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:63] or "host"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead processes of this host left in `folder`."""
+    ours = re.compile(rf"\..*\.{re.escape(_host())}-(\d+)\.part", re.DOTALL)
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            found = ours.fullmatch(entry.name)
+            if found and Path(entry.path) not in _open_here and not _alive(int(found[1])):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _alive(pid: int) -> bool:
+    """Whether another process has this number. Our own number on a file we do not know: a life before ours."""
+    if pid == os.getpid():
+        return False
+    if os.name == "nt":
+        return True     # there, asking by a signal would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where folders can be synced."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _can_complete(stream: BinaryIO) -> bool:
+    """Whether a header at the stream's beginning can be changed later: not in pipes, nor behind other bytes or >>."""
+    try:
+        if not stream.seekable() or stream.tell():
+            return False
+        import fcntl
+
+        return not fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_APPEND
+    except (OSError, ImportError, AttributeError):
+        return True     # memory

@@ -1,0 +1,137 @@
+"""What a file promises in its header, and whether it kept it: how a truncated song is told from a short one.
+
+FFmpeg reads what is there and stops without a word. These file types say beforehand how much there should be:
+
+| file | promise |
+|---|---|
+| wav, RF64 | size of the data chunk (none in recordings of unknown length: 0, 0x7FFFF000 and up) |
+| aiff, caf | number of frames |
+| flac, wavpack, tta | number of frames (none if it says 0) |
+| mp3 | number of MPEG frames in a Xing or Info header (none without one) |
+| mp4, m4a | number of packets in the sample table |
+| ogg, opus (with only sound) | the last page says that it is the last, and how many frames there were |
+| wma, matroska that are only sound | duration, to a quarter of a second |
+
+A raw stream (aac, mp3 without a header) promises nothing: cut between two frames it is just a shorter song.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
+
+from separator.audio.oggpage import end_of_ogg
+from separator.audio.xing import DECODER_DELAY, Xing
+
+VORBIS_SLACK = 2048     # samples by which FFmpeg may misplace a Vorbis packet, or misjudge the first and the last
+UNKNOWN = 0x7FFFF000    # data sizes from here on are written by programs that do not know (sox 0x7FFFF000, FFmpeg -1)
+COARSE_S = 0.25         # durations in milliseconds, and of the longest stream, are believed to this
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Of a song: `frames` (samples per channel), `packets`, a duration `at_least_s`, or an end in its last Ogg page."""
+
+    frames: int | None = None
+    packets: int | None = None
+    at_least_s: float | None = None
+    ogg: bool = False
+    ogg_delay: int = 0      # samples that an Ogg page's position counts and nobody hears
+    ogg_slack: int = 0      # samples that may lack
+
+    def broken(self, frames: int, packets: int, start: int, sample_rate: int, tail: bytes) -> str:
+        """Why a song that ended after so many frames, the first at time stamp `start`, is not whole.
+
+        Empty where it is, or where nobody can tell. `tail` are the last bytes of the file.
+        """
+        if self.frames is not None and frames < self.frames:
+            return f"its header promises {self.frames} frames, there are {frames}"
+        if self.packets is not None and packets < self.packets:
+            return f"its index lists {self.packets} packets, there are {packets}"
+        if self.at_least_s is not None and frames / sample_rate < self.at_least_s:
+            return f"its header promises {self.at_least_s + COARSE_S:.1f} s"
+        if self.ogg:
+            end = end_of_ogg(tail)
+            if end is None:
+                return "its last page is missing or damaged"
+            if end - self.ogg_delay - self.ogg_slack > start + frames:
+                return f"its last page ends with frame {end - self.ogg_delay}, there are {frames}"
+        return ""
+
+
+def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
+    """What an open file of another type than wav and mp3 says."""
+    names = set(container.format.name.split(","))
+    if names & {"flac", "wv", "tta"} and stream.duration and stream.time_base:
+        return Promise(frames=round(stream.duration * stream.time_base * stream.sample_rate))
+    if names & {"aiff", "caf"} and stream.frames:
+        return Promise(frames=stream.frames)
+    if names & {"mp4"} and stream.frames and not stream.codec_context.name.startswith("pcm"):
+        return Promise(packets=stream.frames)
+    if names & {"ogg"} and len(container.streams.audio) == len(container.streams):
+        codec, extra = stream.codec_context.name, stream.codec_context.extradata or b""
+        delay = int.from_bytes(extra[10:12], "little") if codec in ("opus", "libopus") else 0   # RFC 7845, 5.1
+        return Promise(ogg=True, ogg_delay=delay, ogg_slack=VORBIS_SLACK if codec == "vorbis" else 0)
+    if names & {"asf", "matroska"} and _sound_only(container) and container.duration:
+        return Promise(at_least_s=container.duration / av.time_base - COARSE_S)
+    return Promise()
+
+
+def gap_tolerance(container: InputContainer, stream: AudioStream) -> float | None:
+    """By how many seconds time stamps may run ahead of the audio; None where that says nothing about damage.
+
+    FFmpeg's of Vorbis are a little off where a page ends with a short block.
+    """
+    names = set(container.format.name.split(","))
+    if names & {"flac", "ogg"}:
+        return VORBIS_SLACK / stream.sample_rate if stream.codec_context.name == "vorbis" else 1e-6
+    return 0.1 if names & {"asf", "matroska"} and _sound_only(container) else None
+
+
+def _sound_only(container: InputContainer) -> bool:
+    return all(s.type == "audio" or s.disposition & Disposition.attached_pic for s in container.streams)
+
+
+def promise_of_wav(file: BinaryIO) -> Promise | None:
+    """What a wav says in its first bytes, which FFmpeg corrects silently; None if the file is not a wav."""
+    magic = file.read(12)
+    if magic[:4] not in (b"RIFF", b"RF64", b"BW64") or magic[8:] != b"WAVE":
+        return None
+    try:
+        return Promise(frames=_wav_frames(file))
+    except struct.error:
+        return Promise()
+
+
+def promise_of_xing(xing: Xing) -> Promise:
+    """What an mp3 says, less two MPEG frames: some encoders count the header itself as a frame."""
+    ends = xing.delay + max(xing.padding, DECODER_DELAY)
+    return Promise(frames=max(0, xing.coded - ends - 2 * xing.frame_samples) if xing.coded else None)
+
+
+def _wav_frames(file: BinaryIO) -> int | None:
+    """Frames that the header of a PCM wav announces. `file` stands behind the word WAVE."""
+    frame_bytes = 0
+    long_size: int | None = None
+    while header := file.read(8):
+        name, size = struct.unpack("<4sI", header)
+        if name == b"data":
+            size = long_size if size >= UNKNOWN and long_size is not None else size
+            known = size and (size < UNKNOWN or long_size is not None)
+            return size // frame_bytes if known and frame_bytes else None
+        if size > 1 << 31:
+            return None
+        body = file.read(min(size, 24))
+        if name == b"ds64":
+            long_size = int(struct.unpack("<Q", body[8:16])[0])
+        if name == b"fmt ":
+            tag, align = struct.unpack("<H10xH", body[:14])
+            frame_bytes = align if tag in (1, 3, 0xFFFE) else 0     # integers, floats, either with a channel mask
+        file.seek(size - len(body) + size % 2, 1)
+    return None

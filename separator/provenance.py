@@ -1,0 +1,55 @@
+"""The comment that every stem carries: which program, model and options made it, and from which song."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from separator import __version__
+from separator.audio import read_tags
+from separator.errors import SepctlError
+
+PREFIX = "sepctl "
+
+
+def stamp(model: str, sha256: str, options: Mapping[str, Any], song: str, song_bytes: int | None) -> str:
+    """One line: `sepctl {"version": ..., "model": ..., "sha256": ..., "options": {...}, "song": ..., "bytes": ...}`."""
+    record = {"version": __version__, "model": model, "sha256": sha256, "options": dict(options),
+              "song": song.encode("utf-8", "replace").decode(), "bytes": song_bytes}
+    return PREFIX + json.dumps(record, ensure_ascii=False)
+
+
+def with_stamp(tags: Mapping[str, str], line: str) -> dict[str, str]:
+    """The song's tags with `line` on top of its comment."""
+    comment = tags.get("comment", "")
+    return {**tags, "comment": f"{line}\n{comment}" if comment else line}
+
+
+def read_stamp(path: Path) -> dict[str, Any] | None:
+    """What made the stem at `path`, or None where the file is not ours or cannot be read."""
+    try:
+        comment = read_tags(path).get("comment", "")
+    except (SepctlError, OSError):
+        return None
+    return parse(comment)
+
+
+def parse(comment: str) -> dict[str, Any] | None:
+    """The record in the first line of a comment, or None."""
+    line = comment.split("\n", 1)[0].strip()
+    if not line.startswith(PREFIX):
+        return None
+    try:
+        record = json.loads(line.removeprefix(PREFIX))
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def same_work(made: dict[str, Any] | None, wanted: dict[str, Any] | None) -> bool:
+    """Whether both records tell of the same song, model and options; the version of sepctl may differ."""
+    if made is None or wanted is None:
+        return False
+    return {**made, "version": ""} == {**wanted, "version": ""}

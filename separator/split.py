@@ -1,0 +1,166 @@
+"""Split one song into files: read, separate, write, and let all stems appear together or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from separator import provenance
+from separator.audio import AudioReader, StemFormat, StemWriter
+from separator.dsp.ahead import ahead
+from separator.errors import AudioError, ResourceError
+from separator.jobs import Job, Song, outputs, refuse_existing
+from separator.separate import Separator
+
+Progress = Callable[[float, "float | None"], None]  # seconds of audio written so far, and in all if known
+_BYTES = {"16": 2, "24": 3, "32f": 4}  # per sample
+_AT_LEAST = {"wav": 1.0, "flac": 0.2}  # of its nominal size, what a stem takes; of the lossy formats, half
+_BLOCKS_AHEAD = 2  # decoded and separated blocks that may wait: the three stages overlap, memory stays bounded
+
+
+@dataclass(frozen=True)
+class SongResult:
+    """What became of one song. `clipped` counts samples per stem beyond full scale of an integer format."""
+
+    song: Song
+    stems: dict[str, Path]
+    sample_rate: int
+    channels: int
+    frames: int
+    elapsed_s: float
+    clipped: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def split_song(song: Song, separator: Separator, job: Job, progress: Progress = lambda *_: None) -> SongResult:
+    """Write the stems of `song` as `job` asks.
+
+    Decoding, separation and encoding run side by side; memory does not depend on the song's length. On any exception,
+    an interrupt included, no file and no new folder stays behind.
+    Raises AudioError (song unreadable, empty, or output not writable), ResourceError (disk), UsageError (exists).
+    """
+    assert separator.stems == job.stems, "the caller asks the separator for the stems of the job"
+    started = time.perf_counter()
+    paths = outputs(song, job)
+    refuse_existing(song, paths, job)
+    with AudioReader(song.source, start_s=job.start_s, duration_s=job.duration_s, downmix=job.downmix) as reader:
+        _check_space(song, reader, job)
+        with _new_folders(paths.values() if job.sink is None else ()), contextlib.ExitStack() as stack:
+            writers = {stem: stack.enter_context(_writer(song, reader, job, path)) for stem, path in paths.items()}
+            total_s = _duration(reader, job)
+            progress(0.0, total_s)
+            frames = _pump(reader, separator, list(writers.values()), lambda done_s: progress(done_s, total_s))
+            if not frames:
+                raise AudioError(f"{song.name} holds no samples{_after_start(job)}")
+            _commit(writers, paths)
+    return SongResult(song, paths, reader.sample_rate, reader.channels, frames, time.perf_counter() - started,
+                      {stem: writer.clipped for stem, writer in writers.items()},
+                      tuple(_warnings(writers, job, reader.sample_rate)))
+
+
+def _after_start(job: Job) -> str:
+    return f" after --start {job.start_s:g}" if job.start_s else ""
+
+
+def _writer(song: Song, reader: AudioReader, job: Job, path: Path) -> StemWriter:
+    tags = provenance.with_stamp(reader.tags, job.stamp(song))
+    return StemWriter(job.sink or path, job.fmt, reader.sample_rate, reader.channels, tags=tags, cover=reader.cover)
+
+
+def _pump(reader: AudioReader, separator: Separator, writers: Sequence[StemWriter],
+          progress: Callable[[float], None]) -> int:
+    """Move the whole song from `reader` through `separator` into `writers`, one per stem; returns the frame count."""
+    frames = 0
+    with contextlib.closing(ahead(reader, _BLOCKS_AHEAD)) as blocks, \
+            contextlib.closing(ahead(separator.stream(blocks, reader.sample_rate), _BLOCKS_AHEAD)) as stems:
+        for block in stems:                                             # [S, C, n]
+            for writer, stem in zip(writers, block, strict=True):
+                writer.write(stem)
+            frames += block.shape[-1]
+            progress(frames / reader.sample_rate)
+    return frames
+
+
+def _commit(writers: Mapping[str, StemWriter], paths: Mapping[str, Path]) -> None:
+    """Flush all stems to the disk, then rename them all; a failed rename takes back those before it."""
+    for writer in writers.values():
+        writer.finish()
+    appeared: list[Path] = []
+    try:
+        for stem, writer in writers.items():
+            writer.commit()
+            appeared.append(paths[stem])
+    except BaseException:
+        for path in appeared:
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _new_folders(paths: Iterable[Path]) -> Iterator[None]:
+    """Create the folders of `paths`; on an exception remove again those that did not exist and are empty."""
+    created: list[Path] = []
+    try:
+        for folder in dict.fromkeys(path.parent for path in paths):
+            missing = [each for each in (folder, *folder.parents) if not each.exists()]
+            _make(folder)
+            created.extend(reversed(missing))
+        yield
+    except BaseException:
+        for folder in reversed(created):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise AudioError(f"cannot create {folder}/: a file is in the way", hint="use another --out") from error
+    except PermissionError as error:
+        raise AudioError(f"cannot create {folder}/: not allowed", hint="use another --out") from error
+
+
+def _duration(reader: AudioReader, job: Job) -> float | None:
+    """How many seconds will be split, by the container's word."""
+    if reader.duration_s is None:
+        return None
+    seconds = max(0.0, reader.duration_s - job.start_s)
+    return seconds if job.duration_s is None else min(seconds, job.duration_s)
+
+
+def _check_space(song: Song, reader: AudioReader, job: Job) -> None:
+    """Refuse a song whose stems surely do not fit, before hours of work; where the length is unknown, hope."""
+    seconds = _duration(reader, job)
+    if job.sink is not None or seconds is None:
+        return
+    need = len(job.stems) * seconds * _bytes_per_second(job.fmt, reader.sample_rate, reader.channels)
+    free = shutil.disk_usage(next(each for each in (job.out, *job.out.absolute().parents) if each.exists())).free
+    if need > free:
+        raise ResourceError(f"the stems of {song.name} need {need / 1e6:.0f} MB, but {job.out} has {free / 1e6:.0f} MB",
+                            hint="free some space, use another --out, or a smaller --format such as flac")
+
+
+def _bytes_per_second(fmt: StemFormat, sample_rate: int, channels: int) -> float:
+    """A lower bound on what one stem takes."""
+    nominal = fmt.bits_per_second(channels) / 8 if fmt.depth is None else _BYTES[fmt.depth] * sample_rate * channels
+    return nominal * _AT_LEAST.get(fmt.extension, 0.5)
+
+
+def _warnings(writers: Mapping[str, StemWriter], job: Job, sample_rate: int) -> Iterator[str]:
+    clipped = ", ".join(f"{writer.clipped} of {stem}" for stem, writer in writers.items() if writer.clipped)
+    if clipped and job.fmt.depth is not None:
+        yield f"samples beyond full scale were clipped: {clipped}; wav with --bit-depth 32f keeps them"
+    for writer in writers.values():
+        if writer.written_rate != sample_rate:
+            yield f"{job.fmt.extension} cannot hold {sample_rate} Hz: written at {writer.written_rate} Hz"
+            return

@@ -1,0 +1,425 @@
+"""Whatever is wrong with the input: a clear message, the right exit code, no half-written file, nothing else lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner, Result
+
+from separator.audio import StemWriter
+from separator.cli import program
+from separator.errors import AudioError
+
+STEMS = ["vocals", "drums", "bass", "other"]
+RATE = 8000
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEPCTL_CACHE", str(tmp_path / "cache"))
+
+    def invoke(*arguments: object, model: object = tiny_model) -> Result:
+        return CliRunner().invoke(program, ["split", "--model", str(model), *map(str, arguments)])
+
+    return invoke
+
+
+def write(path: Path, samples: object, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, np.asarray(samples, dtype=np.float64), RATE, subtype=subtype)
+    return path
+
+
+def noise(path: Path, frames: int = RATE) -> Path:
+    return write(path, np.random.default_rng(0).standard_normal((frames, 2)) * 0.1)
+
+
+def left(folder: Path) -> set[str]:
+    """Every file and folder below `folder`, hidden ones too; empty where it does not exist."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# --- songs that cannot be split --------------------------------------------------------------------------------------
+
+
+def missing(folder: Path) -> Path:
+    return folder / "missing.wav"
+
+
+def a_folder(folder: Path) -> Path:
+    (folder / "album").mkdir()
+    return folder / "album"
+
+
+def empty(folder: Path) -> Path:
+    (folder / "empty.wav").touch()
+    return folder / "empty.wav"
+
+
+def text(folder: Path) -> Path:
+    (folder / "text.wav").write_text("These are words, not samples. " * 40)
+    return folder / "text.wav"
+
+
+def no_frames(folder: Path) -> Path:
+    return write(folder / "none.wav", np.zeros((0, 2)))
+
+
+def truncated(folder: Path) -> Path:
+    whole = noise(folder / "cut.flac", 20 * RATE)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    return whole
+
+
+def corrupt(folder: Path) -> Path:
+    path = noise(folder / "corrupt.flac", 20 * RATE)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2: len(data) // 2 + 2000] = bytes(2000)
+    path.write_bytes(data)
+    return path
+
+
+def not_a_number(folder: Path) -> Path:
+    samples = np.zeros((RATE, 2))
+    samples[1234, 1] = np.nan
+    return write(folder / "nan.wav", samples, "FLOAT")
+
+
+def infinite(folder: Path) -> Path:
+    samples = np.zeros((RATE, 2))
+    samples[4321] = np.inf
+    return write(folder / "inf.wav", samples, "FLOAT")
+
+
+def unknown_codec(folder: Path) -> Path:
+    path = noise(folder / "codec.wav")
+    data = bytearray(path.read_bytes())
+    data[20:22] = struct.pack("<H", 0x7FFE)  # the format tag of nobody
+    path.write_bytes(data)
+    return path
+
+
+def six_channels(folder: Path) -> Path:
+    return write(folder / "surround.wav", np.random.default_rng(0).standard_normal((RATE, 6)) * 0.1)
+
+
+BAD_SONGS = [
+    (missing, "does not exist"), (a_folder, "is a folder"), (empty, "is empty"), (text, "is not audio"),
+    (no_frames, "0 frames|no audio"), (truncated, "damaged at|ends too early"), (corrupt, "damaged at"),
+    (not_a_number, "sample 1234 .*is NaN"), (infinite, "sample 4321 .*is infinite"),
+    (unknown_codec, "codec|is not audio|cannot be decoded"), (six_channels, "has 6 channels\n  hint: .*--downmix"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), BAD_SONGS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_song(run: Run, tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
+    """Alone it ends in exit code 5; in a batch the others are split. Neither leaves a trace of it."""
+    bad = make(tmp_path)
+    done = run(bad)
+    assert (done.exit_code, done.stdout) == (5, "")
+    assert re.search(f"^Error: .*{bad.name}.*({words})", done.stderr, re.DOTALL), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "stems").exists()
+    done = run(noise(tmp_path / "good.wav"), bad)
+    assert done.exit_code == 1
+    assert done.stderr.endswith("Error: 1 of 2 songs failed\n")
+    assert left(tmp_path / "stems") == {"good", *(f"good/{stem}.wav" for stem in STEMS)}
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind root")
+def test_an_unreadable_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir()
+    song = noise(tmp_path / "locked/song.wav")
+    song.parent.chmod(0)
+    try:
+        done = run(song)
+    finally:
+        song.parent.chmod(0o755)
+    assert done.exit_code == 5
+    assert "cannot be read" in done.stderr
+
+
+def test_a_song_that_may_not_be_read(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the test before, also for root."""
+    song = noise(tmp_path / "song.wav")
+    real = Path.open
+
+    def guarded(path: Path, *rest: object, **more: object) -> object:
+        if path == song:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    done = run(song)
+    assert (done.exit_code, done.stderr) == (5, f"Error: {song} cannot be read: Permission denied\n")
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-5])
+def test_silence_and_near_silence_stay_so(run: Run, tmp_path: Path, level: float) -> None:
+    samples = np.full((RATE, 2), level)
+    song = write(tmp_path / "quiet.wav", samples, "FLOAT")
+    assert run(song, "--bit-depth", "32f").exit_code == 0
+    for stem in STEMS:
+        heard = soundfile.read(tmp_path / f"stems/quiet/{stem}.wav")[0]
+        assert np.abs(heard).max() <= 100 * level
+
+
+def test_one_sample(run: Run, tmp_path: Path) -> None:
+    assert run(write(tmp_path / "one.wav", [[0.5, -0.5]]), "--bit-depth", "32f").exit_code == 0
+    heard = [soundfile.read(tmp_path / f"stems/one/{stem}.wav")[0] for stem in STEMS]
+    np.testing.assert_allclose(sum(heard), [[0.5, -0.5]], atol=1e-6)
+
+
+def test_downmix_takes_what_the_hint_offers(run: Run, tmp_path: Path) -> None:
+    assert run(six_channels(tmp_path), "--downmix").exit_code == 0
+    assert soundfile.info(tmp_path / "stems/surround/vocals.wav").channels == 2
+
+
+def test_a_start_behind_the_end(run: Run, tmp_path: Path) -> None:
+    done = run(noise(tmp_path / "song.wav"), "--start", "5")
+    assert done.exit_code == 5
+    assert "song.wav" in done.stderr
+    assert "--start" in done.stderr
+    assert not (tmp_path / "stems").exists()
+
+
+# --- outputs that cannot be written ----------------------------------------------------------------------------------
+
+
+def test_two_songs_with_the_same_name(run: Run, tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    songs = [noise(tmp_path / "a/song.wav"), noise(tmp_path / "b/song.flac")]
+    done = run(*songs)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"Error: {songs[0]} and {songs[1]} would both write stems/song/vocals.wav\n" in done.stderr
+    assert not (tmp_path / "stems").exists()
+    template = "{folder}/{track}/{stem}.{ext}"  # the remedy in the hint
+    assert template in done.stderr
+    assert run(*songs, "--template", template).exit_code == 0
+    assert (tmp_path / "stems/a/song/vocals.wav").exists()
+    assert (tmp_path / "stems/b/song/vocals.wav").exists()
+
+
+def test_a_stem_never_replaces_a_song(run: Run, tmp_path: Path) -> None:
+    song = noise(tmp_path / "vocals.wav")
+    before = song.read_bytes()
+    done = run(song, "-o", ".", "--template", "{stem}.{ext}", "--overwrite")
+    assert done.exit_code == 2
+    assert "vocals.wav is itself one of the songs" in done.stderr
+    assert song.read_bytes() == before
+
+
+def test_a_file_where_a_folder_should_be(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "stems").write_text("mine")
+    done = run(noise(tmp_path / "song.wav"))
+    assert done.exit_code == 5
+    assert "stems/song/: a file is in the way" in done.stderr
+    assert (tmp_path / "stems").read_text() == "mine"
+
+
+def test_a_folder_where_a_stem_should_be(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "stems/song/bass.wav").mkdir(parents=True)
+    done = run(noise(tmp_path / "song.wav"), "--overwrite")
+    assert done.exit_code == 2
+    assert "stems/song/bass.wav is a folder" in done.stderr
+    assert left(tmp_path / "stems") == {"song", "song/bass.wav"}
+
+
+def test_a_rename_that_fails_takes_the_others_back(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, called = StemWriter.commit, []
+
+    def commit(writer: StemWriter) -> None:
+        called.append(writer)
+        if len(called) == 3:
+            raise AudioError("no")
+        real(writer)
+
+    monkeypatch.setattr(StemWriter, "commit", commit)
+    assert run(noise(tmp_path / "song.wav")).exit_code == 5
+    assert len(called) == 3
+    assert not (tmp_path / "stems").exists()
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs of its own, where the system lets us."""
+    folder.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a tmpfs needs root on Linux")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_too_small_is_seen_before_the_work(run: Run, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        done = run(noise(tmp_path / "song.wav", 30 * RATE), "-o", disk / "stems")
+        assert (done.exit_code, done.stdout) == (6, "")
+        assert f"song.wav need 4 MB, but {disk}/stems has 1 MB\n  hint: " in done.stderr
+        assert left(disk) == set()
+
+
+def test_a_disk_that_fills_up(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the length is not known before."""
+    monkeypatch.setattr("separator.split._check_space", lambda *_: None)
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        done = run(noise(tmp_path / "song.wav", 30 * RATE), "-o", disk / "stems")
+        assert done.exit_code == 6
+        assert "disk is full" in done.stderr
+        assert left(disk) == set()
+
+
+def test_a_read_only_disk(run: Run, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "ro,size=1m") as disk:
+        done = run(noise(tmp_path / "song.wav"), "-o", disk / "stems")
+        assert (done.exit_code, done.stdout) == (5, "")
+        assert f"{disk}/stems" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_model_and_its_nearest_names(run: Run, tmp_path: Path) -> None:
+    done = run(noise(tmp_path / "song.wav"), model="umxhg")
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert done.stderr.startswith("Error: no model is called 'umxhg'\n  hint: did you mean umxhq")
+    assert not (tmp_path / "stems").exists()
+
+
+def test_a_model_that_is_not_here_never_gives_out_a_copy_of_the_mix(run: Run, tmp_path: Path) -> None:
+    done = run(noise(tmp_path / "song.wav"), model="umxhq")
+    assert done.exit_code == 4
+    assert "sepctl models pull umxhq" in done.stderr
+    assert not (tmp_path / "stems").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "cut", "other"])
+def test_a_model_file_that_is_none(run: Run, tmp_path: Path, tiny_model: Path, damage: str) -> None:
+    path = tmp_path / "bad.safetensors"
+    if damage == "text":
+        path.write_text("weights")
+    elif damage == "cut":
+        path.write_bytes(tiny_model.read_bytes()[:-100])
+    elif damage == "other":
+        from safetensors.torch import save_file
+
+        save_file({"weight": torch.zeros(3)}, path)
+    done = run(noise(tmp_path / "song.wav"), model=path)
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert "bad.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "stems").exists()
+
+
+def test_a_model_of_another_architecture(run: Run, tmp_path: Path, tiny_model: Path) -> None:
+    """The card says one thing, the weights another."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(tiny_model, "pt") as file:
+        metadata = file.metadata()
+    metadata["card"] = metadata["card"].replace('"hidden":8', '"hidden":16').replace('"hidden": 8', '"hidden": 16')
+    assert "16" in metadata["card"]
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(tiny_model), other, metadata)
+    done = run(noise(tmp_path / "song.wav"), model=other)
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "stems").exists()
+
+
+# --- interrupts ------------------------------------------------------------------------------------------------------
+
+
+def endless(path: Path) -> Path:
+    """Hours of silence that take no room on the disk: a run that is surely interrupted in the middle."""
+    frames = 5 * 3600 * RATE
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * frames, b"WAVE",
+                         b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", 2 * frames)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 2 * frames)
+    return path
+
+
+def heed_signals() -> None:
+    """A job in the background starts with SIGINT ignored, and so would all that it starts."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def in_the_middle(tmp_path: Path, model: Path) -> Iterator[subprocess.Popen[str]]:
+    """A `sepctl split` of two songs that has finished the first and is in the second."""
+    songs = [noise(tmp_path / "first.wav"), endless(tmp_path / "second.wav")]
+    command = [sys.executable, "-m", "separator", "split", *map(str, songs), "-m", str(model), "--duration", "10000"]
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=heed_signals)
+    try:
+        deadline = time.monotonic() + 120
+        while sum(part.stat().st_size > 1000 for part in tmp_path.glob("stems/second/.*.part")) < len(STEMS):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_in_the_middle(tmp_path: Path, tiny_model: Path, number: signal.Signals) -> None:
+    with in_the_middle(tmp_path, tiny_model) as process:
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "Error: interrupted"
+    assert stdout.splitlines() == [f"stems/first/{stem}.wav" for stem in STEMS]
+    assert left(tmp_path / "stems") == {"first", *(f"first/{stem}.wav" for stem in STEMS)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_kill_in_the_middle_is_swept_up_by_the_next_run(tmp_path: Path, tiny_model: Path, run: Run) -> None:
+    with in_the_middle(tmp_path, tiny_model) as process:
+        process.kill()
+        process.communicate(timeout=60)
+    assert len(list(tmp_path.glob("stems/second/.*.part"))) == len(STEMS)
+    assert not list(tmp_path.glob("stems/second/*.wav"))
+    assert run(tmp_path / "first.wav", tmp_path / "second.wav", "--duration", "1").exit_code == 2  # the first is done
+    assert run(tmp_path / "second.wav", "--duration", "1").exit_code == 0
+    assert left(tmp_path / "stems/second") == {f"{stem}.wav" for stem in STEMS}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_real_pipes_and_a_reader_that_leaves(tmp_path: Path, tiny_model: Path) -> None:
+    """Through real pipes, which cannot seek; and `| head -c 1000` ends the run without noise."""
+    song = endless(tmp_path / "song.wav")
+    command = (f'cat "{song}" | "{sys.executable}" -m separator split - -o - --stems vocals -q -m "{tiny_model}"'
+               f' 2> "{tmp_path}/stderr" | head -c 1000')
+    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[1]}}"], capture_output=True, check=False)
+    assert done.stdout[:4] in (b"RIFF", b"RF64")
+    assert len(done.stdout) == 1000
+    assert (tmp_path / "stderr").read_text() == ""
+    assert done.returncode == 1
