@@ -1,8 +1,8 @@
 """Speed and memory, measured side by side in one run: `python scripts/bench.py`, or `make bench`.
 
 Machines are shared and noisy, so every figure comes from a process of its own, several times, as a median; what is
-worth quoting are the ratios. `memory` shows that a song's length does not matter; `speed` runs the same random weights
-of the published umxhq size through sepctl and through `openunmix` from PyPI (a test dependency), and `mini` beside them.
+worth quoting are the ratios. `memory` shows that a song's length does not matter; `speed` runs random weights of the
+published umxhq size through sepctl and through `openunmix` from PyPI (a test dependency), and `mini` beside them.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def song(folder: Path, minutes: float) -> Path:
         file.setframerate(RATE)
         left = round(minutes * 60 * RATE)
         while left > 0:
-            file.writeframesraw(block[:4 * left])
+            file.writeframesraw(block[: 4 * left])
             left -= len(t)
     return path
 
 
 def run(command: list[str]) -> dict[str, float]:
-    """Run to the end; seconds of wall clock and of processor, peak resident megabytes, and what it printed as a number."""
+    """Run to the end: seconds of wall clock and of processor, peak resident megabytes, the number it printed last."""
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stderr
@@ -84,8 +84,11 @@ def run(command: list[str]) -> dict[str, float]:
     if process.returncode:
         raise click.ClickException(f"{' '.join(command[:4])} ...: exit code {process.returncode}\n{complaint[-2000:]}")
     words = printed.split()
-    figures = {"wall_s": time.perf_counter() - started, "cpu_s": usage.ru_utime + usage.ru_stime,
-               "peak_mb": usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)}
+    figures = {
+        "wall_s": time.perf_counter() - started,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+    }
     try:
         return figures | {"inside_s": float(words[-1])}
     except (IndexError, ValueError):
@@ -114,12 +117,16 @@ def umxhq_size(folder: Path) -> Path:
 
 
 def report(rows: list[dict[str, Any]], out: Path | None) -> None:
-    columns = [key for key in rows[0]]
+    columns = list(rows[0])
     click.echo(" | ".join(columns))
     for row in rows:
         click.echo(" | ".join(str(row.get(key, "")) for key in columns))
     if out:
-        machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": platform.python_version()}
+        machine = {
+            "cores": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        }
         out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -139,11 +146,32 @@ def memory(minutes: str, model: str, repeats: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for length in map(float, minutes.split(",")):
             path = song(Path(folder), length)
-            command = [sys.executable, "-m", "separator", "split", str(path), "-m", model, "-o", f"{folder}/stems", "--overwrite", "-q"]
+            command = [
+                sys.executable,
+                "-m",
+                "separator",
+                "split",
+                str(path),
+                "-m",
+                model,
+                "-o",
+                f"{folder}/stems",
+                "--overwrite",
+                "-q",
+            ]
             figures = median(command, repeats)
-            rows.append({"model": model, "minutes": length, **figures, "times_real_time": round(60 * length / figures["wall_s"], 1)})
+            rows.append(
+                {
+                    "model": model,
+                    "minutes": length,
+                    **figures,
+                    "times_real_time": round(60 * length / figures["wall_s"], 1),
+                }
+            )
         report(rows, out)
-    click.echo(f"peak memory at {rows[-1]['minutes']:g} minutes / at {rows[0]['minutes']:g}: {rows[-1]['peak_mb'] / rows[0]['peak_mb']:.3f}")
+    first, last = rows[0], rows[-1]
+    ratio = last["peak_mb"] / first["peak_mb"]
+    click.echo(f"peak memory at {last['minutes']:g} minutes / at {first['minutes']:g} minutes: {ratio:.3f}")
 
 
 @main.command()
@@ -157,12 +185,21 @@ def speed(minutes: float, threads: int, repeats: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = str(song(Path(folder), minutes))
         model = str(umxhq_size(Path(folder)))
-        programs = {"openunmix": PEER.format(song=path, threads=threads),
-                    "sepctl, umxhq size": OURS.format(song=path, model=model, threads=threads),
-                    "sepctl, mini": OURS.format(song=path, model="mini", threads=threads)}
+        programs = {
+            "openunmix": PEER.format(song=path, threads=threads),
+            "sepctl, umxhq size": OURS.format(song=path, model=model, threads=threads),
+            "sepctl, mini": OURS.format(song=path, model="mini", threads=threads),
+        }
         for name, program in programs.items():
             figures = median([sys.executable, "-c", program], repeats)
-            rows.append({"program": name, "minutes": minutes, **figures, "times_real_time": round(60 * minutes / figures["inside_s"], 1)})
+            rows.append(
+                {
+                    "program": name,
+                    "minutes": minutes,
+                    **figures,
+                    "times_real_time": round(60 * minutes / figures["inside_s"], 1),
+                }
+            )
     report(rows, out)
     for row in rows[1:]:
         click.echo(f"{row['program']} / openunmix: {rows[0]['inside_s'] / row['inside_s']:.1f} times faster")

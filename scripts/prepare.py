@@ -1,4 +1,4 @@
-"""Decode songs once to the arrays that training reads: SOURCE/<song>/<stem>/<layer>.<any audio> -> DEST/.../<layer>.npy."""
+"""Decode songs once to what training reads: SRC/<song>/<stem>/<layer>.<any audio> to DST/<song>/<stem>/<layer>.npy."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from separator.dsp.stft import Stft
 from separator.errors import AudioError
 from separator.separate import Separator
 
-MUSDB_STREAMS = ("mixture", "drums", "bass", "other", "vocals")     # order in a MUSDB18 .stem.mp4
+MUSDB_STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # order in a MUSDB18 .stem.mp4
 AUDIO = {".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aiff", ".aif"}
 
 
@@ -42,11 +42,11 @@ class WindowScores:
 
     def add(self, references: Tensor, estimates: Tensor) -> None:
         """Take the next block. Shapes: both `[S, C, n]`."""
-        block = torch.stack([references, estimates]).double()                       # [2, S, C, n]
+        block = torch.stack([references, estimates]).double()  # [2, S, C, n]
         held = block if self._held is None else torch.cat([self._held, block], dim=-1)
         while held.shape[-1] >= self.window:
-            self._take(held[..., :self.window])
-            held = held[..., self.window:]
+            self._take(held[..., : self.window])
+            held = held[..., self.window :]
         self._held = held
 
     def _take(self, window: Tensor) -> None:
@@ -88,10 +88,10 @@ class WindowScores:
 
 @dataclass(frozen=True)
 class TrueSong:
-    """A song with known stems: for each stem the (file, stream) pairs that sum to it. `mixture`: None means their sum."""
+    """A song with known stems: for each the (file, stream) pairs that sum to it. No `mixture`: the sum of the stems."""
 
     name: str
-    stems: dict[str, tuple[tuple[Path, int], ...]]
+    stems: Mapping[str, tuple[tuple[Path, int], ...]]
     mixture: tuple[Path, int] | None
 
 
@@ -111,7 +111,10 @@ def true_songs(folder: Path, stems: Sequence[str]) -> list[TrueSong]:
             if any(files.values()):
                 found.append(TrueSong(path.name, files, (mixture[0], 0) if mixture else None))
     if not found:
-        raise AudioError(f"{folder}: no songs with known stems", hint="expected SONG/<stem>.wav, SONG/<stem>/<layer>.wav or SONG.stem.mp4")
+        raise AudioError(
+            f"{folder}: no songs with known stems",
+            hint="expected SONG/<stem>.wav, SONG/<stem>/<layer>.wav or SONG.stem.mp4",
+        )
     return found
 
 
@@ -141,14 +144,16 @@ def ratio_mask(blocks: Iterable[Tensor], rate: int) -> Iterator[Tensor]:
     length, overlap = 20 * rate, rate // 2 * 2
 
     def masked(segment: Tensor) -> Tensor:
-        mix, *_ = spectra = stft(segment.unflatten(0, (-1, 2)))                     # [1 + S, 2, F, T]
+        mix, *_ = spectra = stft(segment.unflatten(0, (-1, 2)))  # [1 + S, 2, F, T]
         magnitude = spectra[1:].abs()
         return stft.inverse(mix * magnitude / magnitude.sum(dim=0).clamp_min(1e-12), segment.shape[-1])
 
     return join(map(masked, cut((block.flatten(0, 1) for block in blocks), length, overlap)), overlap, overlap // 4 * 2)
 
 
-def score(song: TrueSong, stems: Sequence[str], method: Method, start_s: float = 0.0, duration_s: float | None = None) -> WindowScores:
+def score(
+    song: TrueSong, stems: Sequence[str], method: Method, start_s: float = 0.0, duration_s: float | None = None
+) -> WindowScores:
     """Score one method on one song, in one pass and in fixed memory, at the song's own rate."""
     with contextlib.ExitStack() as stack:
 
@@ -168,7 +173,9 @@ def score(song: TrueSong, stems: Sequence[str], method: Method, start_s: float =
 def _one_rate(song: TrueSong, readers: Sequence[AudioReader]) -> int:
     rates = {reader.sample_rate for reader in readers}
     if len(rates) != 1:
-        raise AudioError(f"{song.name}: its files have different sample rates: {sorted(rates)}", hint="convert them to one rate")
+        raise AudioError(
+            f"{song.name}: its files have different sample rates: {sorted(rates)}", hint="convert them to one rate"
+        )
     return rates.pop()
 
 
@@ -183,7 +190,7 @@ def _blocks(mixture: Sequence[AudioReader], groups: Sequence[Sequence[AudioReade
         total = torch.zeros(1 + len(groups), 2, length)
         for (row, _), block in zip(readers, blocks, strict=True):
             if block is not None:
-                total[row, :, :block.shape[-1]] += block
+                total[row, :, : block.shape[-1]] += block
         if not mixture:
             total[0] = total[1:].sum(dim=0)
         yield total

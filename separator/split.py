@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from separator import provenance
 from separator.audio import AudioReader, StemFormat, StemWriter
+from separator.audio.place import temporary
 from separator.dsp.ahead import ahead
 from separator.errors import AudioError, ResourceError
 from separator.jobs import Job, Song, outputs, refuse_existing
@@ -93,15 +95,37 @@ def _commit(writers: Mapping[str, StemWriter], paths: Mapping[str, Path]) -> Non
     """Flush all stems to the disk, then rename them all; a failed rename takes back those before it."""
     for writer in writers.values():
         writer.finish()
-    appeared: list[Path] = []
-    try:
+    with contextlib.ExitStack() as undo:
         for stem, writer in writers.items():
+            undo.callback(_put_back, paths[stem], _keep(paths[stem]))
             writer.commit()
-            appeared.append(paths[stem])
-    except BaseException:
-        for path in appeared:
-            path.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
+    for path in paths.values():
+        _kept(path).unlink(missing_ok=True)
+
+
+def _kept(path: Path) -> Path:
+    """Where the old file waits while its successors are renamed; swept like any other leftover if we are killed."""
+    return temporary(path.with_name(f"{path.name}.old"))
+
+
+def _keep(path: Path) -> Path | None:
+    """Give a file that will be replaced a second name; on file systems without links, only that one."""
+    if not path.exists():
+        return None
+    try:
+        os.link(path, _kept(path))
+    except OSError:
+        path.replace(_kept(path))
+    return _kept(path)
+
+
+def _put_back(path: Path, old: Path | None) -> None:
+    """Undo a rename: the old file returns, or there is none."""
+    if old is not None:
+        old.replace(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -155,6 +155,9 @@ def test_first_audio_stream_of_a_stem_file_and_of_a_video(tmp_path):
     af.ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=5:d=1", "-i", mix, "-c:v", "mpeg4", "-c:a", "flac", film)
     torch.testing.assert_close(read(both), af.ffmpeg_decode(both, 2), rtol=0, atol=2e-4)
     assert read(both).abs().max() > 0.1
+    assert read(both, stream=1).abs().max() < 1e-3                                  # the silent stem
+    with pytest.raises(AudioError, match="has 2 audio streams"):
+        AudioReader(both, stream=2)
     assert torch.equal(read(film), af.ffmpeg_decode(film, 2))
 
 

@@ -257,6 +257,33 @@ def test_a_rename_that_fails_takes_the_others_back(
     assert not (tmp_path / "stems").exists()
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_an_overwrite_that_fails_at_the_renames_leaves_the_old_stems(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    song = noise(tmp_path / "song.wav")
+    assert run(song).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "stems/song").iterdir()}
+    noise(song, frames=RATE // 2)
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    real, called = StemWriter.commit, []
+
+    def commit(writer: StemWriter) -> None:
+        called.append(writer)
+        if len(called) == 3:
+            raise AudioError("no")
+        real(writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StemWriter, "commit", commit)
+        assert run(song, "--overwrite").exit_code == 5
+    assert {path.name: path.read_bytes() for path in (tmp_path / "stems/song").iterdir()} == before
+    assert run(song, "--overwrite").exit_code == 0
+    after = {path.name: path.read_bytes() for path in (tmp_path / "stems/song").iterdir()}
+    assert after.keys() == before.keys() and all(after[name] != before[name] for name in before)
+
+
 @contextlib.contextmanager
 def mounted(folder: Path, options: str) -> Iterator[Path]:
     """A tmpfs of its own, where the system lets us."""

@@ -1,6 +1,5 @@
 """Scores against museval itself, and on songs whose answer is planted."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,11 @@ def scored(references, estimates, block=700):
 def museval_sdr(references, estimates):
     museval = pytest.importorskip("museval")
     sdr, *_ = museval.metrics.bss_eval(
-        references.double().transpose(1, 2).numpy(), estimates.double().transpose(1, 2).numpy(), window=RATE, hop=RATE, filters_len=16
+        references.double().transpose(1, 2).numpy(),
+        estimates.double().transpose(1, 2).numpy(),
+        window=RATE,
+        hop=RATE,
+        filters_len=16,
     )
     return torch.from_numpy(np.asarray(sdr)).T
 
@@ -32,9 +35,9 @@ def test_sdr_is_that_of_museval(length, block):
     references = torch.randn(3, 2, length)
     estimates = references + 0.3 * torch.randn(3, 2, length)
     if length >= 3000:
-        references[1, :, 1000:2000] = 0                                             # one stem silent in one window
+        references[1, :, 1000:2000] = 0  # one stem silent in one window
     if length > 4000:
-        estimates[2, 0, 3000:4000] = -estimates[2, 1, 3000:4000]                    # antiphase counts as silent there
+        estimates[2, 0, 3000:4000] = -estimates[2, 1, 3000:4000]  # antiphase counts as silent there
     sdr = scored(references, estimates, block if length < 1002 or block > 1 else 10).sdr()
     torch.testing.assert_close(sdr, museval_sdr(references, estimates), rtol=0, atol=1e-6, equal_nan=True)
 
@@ -42,7 +45,9 @@ def test_sdr_is_that_of_museval(length, block):
 def test_global_sdr_counts_every_sample_and_a_silent_stem_is_missing():
     references, estimates = torch.randn(2, 2, 2500), torch.randn(2, 2, 2500)
     references[1] = 0
-    expected = 10 * torch.log10(references[0].double().square().sum() / (references[0] - estimates[0]).double().square().sum())
+    expected = 10 * torch.log10(
+        references[0].double().square().sum() / (references[0] - estimates[0]).double().square().sum()
+    )
     result = scored(references, estimates).global_sdr()
     assert result[0].item() == pytest.approx(expected.item(), abs=1e-4)
     assert torch.isnan(result[1])
@@ -68,7 +73,7 @@ def folder(tmp_path, write_wav):
     write_wav(tmp_path / "a" / "bass.wav", stems[1])
     write_wav(tmp_path / "a" / "mixture.wav", stems.sum(0))
     write_wav(tmp_path / "b" / "vocals" / "lead.wav", stems[0])
-    write_wav(tmp_path / "b" / "vocals" / "choir.wav", stems[0, :1, :5000])         # shorter, mono
+    write_wav(tmp_path / "b" / "vocals" / "choir.wav", stems[0, :1, :5000])  # shorter, mono
     write_wav(tmp_path / "b" / "bass" / "sub.wav", stems[1])
     return tmp_path, stems
 
@@ -81,7 +86,7 @@ def test_songs_are_found_with_files_and_with_layers(folder):
     assert [path.name for path, _ in b.stems["vocals"]] == ["choir.wav", "lead.wav"]
     assert a.stems["drums"] == ()
     with pytest.raises(AudioError, match="no songs"):
-        true_songs(root / "a" , ["flute"])
+        true_songs(root / "a", ["flute"])
 
 
 def test_a_perfect_method_scores_infinity_and_the_mix_its_closed_form(folder):
@@ -120,5 +125,3 @@ def test_the_ratio_mask_oracle_separates_what_does_not_overlap():
     estimate = torch.cat(list(ratio_mask(iter(blocks.split(3000, -1)), 8000)), dim=-1)
     error = (estimate - stems)[..., 4000:-4000].square().mean()
     assert estimate.shape == stems.shape and error < 1e-6 < stems.square().mean()
-
-

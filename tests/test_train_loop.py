@@ -16,13 +16,27 @@ from separator.train.loop import Run
 RATE = 4000
 TINY = {
     "model": {
-        "name": "tiny", "stems": ["low", "high"], "sample_rate": RATE, "n_fft": 256, "hop": 64,
-        "spec": {"family": "trunk", "input_bands": 24, "hidden": 16, "lstm_hidden": 8, "layers": 1, "head": 16,
-                 "fine_bins": 16, "mask_bands": 24},
+        "name": "tiny",
+        "stems": ["low", "high"],
+        "sample_rate": RATE,
+        "n_fft": 256,
+        "hop": 64,
+        "spec": {
+            "family": "trunk",
+            "input_bands": 24,
+            "hidden": 16,
+            "lstm_hidden": 8,
+            "layers": 1,
+            "head": 16,
+            "fine_bins": 16,
+            "mask_bands": 24,
+        },
     },
     "data": {"excerpt_s": 1.0, "rows": 8, "remixes": 2, "valid_excerpts": 4},
     "optim": {"batch_size": 4, "lr": 1e-2, "ema": 0.9},
-    "budget": {"max_steps": 60}, "validate_every": 20, "seed": 3,
+    "budget": {"max_steps": 60},
+    "validate_every": 20,
+    "seed": 3,
 }
 
 
@@ -51,19 +65,20 @@ def test_training_learns_what_was_planted_and_writes_a_model_that_runs(config, t
     run = Run(config, tmp_path / "run")
     run.train(events.append)
     validations = [event["validation"] for event in events if "validation" in event]
-    assert validations[-1]["low"] > 8 and validations[-1]["high"] > 8               # dB; equal shares give about 0
+    assert validations[-1]["low"] > 8 and validations[-1]["high"] > 8  # dB; equal shares give about 0
     assert validations[-1]["loss"] < validations[0]["loss"]
     card, network = modelfile.load(run.model_path)
     assert card.training["config"]["seed"] == 3
     scores = run.validation.scores(network.eval())
-    assert scores["loss"] == pytest.approx(run.best, abs=0.05)                      # half precision costs next to nothing
+    assert scores["loss"] == pytest.approx(run.best, abs=0.05)  # half precision costs next to nothing
 
 
 def test_resumed_training_equals_uninterrupted_training(config, tmp_path):
     def stop_at(step):
         def log(event):
             if event.get("step") == step:
-                raise KeyboardInterrupt                                             # in the middle of a block
+                raise KeyboardInterrupt  # in the middle of a block
+
         return log
 
     whole = Run(config, tmp_path / "whole")
@@ -78,8 +93,9 @@ def test_resumed_training_equals_uninterrupted_training(config, tmp_path):
         assert torch.equal(value, resumed.network.state_dict()[key]), key
     for key, value in whole.average.state_dict().items():
         assert torch.equal(value, resumed.average.state_dict()[key]), key
-    assert (tmp_path / "whole" / "history.csv").read_text().splitlines()[-1].split(",")[2:] == \
-           (tmp_path / "cut" / "history.csv").read_text().splitlines()[-1].split(",")[2:]
+    assert (tmp_path / "whole" / "history.csv").read_text().splitlines()[-1].split(",")[2:] == (
+        tmp_path / "cut" / "history.csv"
+    ).read_text().splitlines()[-1].split(",")[2:]
 
 
 def test_rows_depend_on_seed_and_block_alone(config):
@@ -95,11 +111,17 @@ def test_a_stem_that_is_nearly_always_silent_is_still_heard(config, tmp_path):
     layer = np.load(folder / "a" / "low" / "layer.npy")
     layer[: 4 * RATE] = 0
     np.save(folder / "a" / "low" / "layer.npy", layer)
-    data = config.data.model_copy(update={"train": (config.data.train[0].model_copy(update={"folder": folder}),), "silent": 0.0,
-                                          "drop_layer": 0.0, "rows": 64})
+    data = config.data.model_copy(
+        update={
+            "train": (config.data.train[0].model_copy(update={"folder": folder}),),
+            "silent": 0.0,
+            "drop_layer": 0.0,
+            "rows": 64,
+        }
+    )
     rows = Excerpts(data, config.model.stems, RATE, 0).rows(0)
     heard = (rows[:, 0].square().mean((1, 2)) > 1e-6).float().mean()
-    assert heard > 0.9                                                              # blind draws would hear it in half the rows
+    assert heard > 0.9  # blind draws would hear it in half the rows
 
 
 def test_an_excerpt_is_a_slice_of_the_sum_of_layers(tmp_path):
@@ -108,7 +130,7 @@ def test_an_excerpt_is_a_slice_of_the_sum_of_layers(tmp_path):
     layers = [np.random.default_rng(n).integers(-9999, 9999, (1000 + n, 2)).astype(np.int16) for n in range(2)]
     for n, layer in enumerate(layers):
         np.save(folder / f"{n}.npy", layer)
-    song, = songs(tmp_path / "set")
+    (song,) = songs(tmp_path / "set")
     got = song.excerpt("low", 990, 20, [1.0, 0.5])
     expected = np.zeros((20, 2))
     expected[:10] += layers[0][990:] / 32768
@@ -136,7 +158,11 @@ def test_a_run_is_not_overwritten_nor_resumed_as_something_else(config, tmp_path
         Run(short, tmp_path / "run")
     spec = short.model.spec.model_copy(update={"hidden": 8})
     with pytest.raises(ConfigError, match="another architecture"):
-        Run(short.model_copy(update={"model": short.model.model_copy(update={"spec": spec})}), tmp_path / "run", resume=True)
+        Run(
+            short.model_copy(update={"model": short.model.model_copy(update={"spec": spec})}),
+            tmp_path / "run",
+            resume=True,
+        )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(config, tmp_path):
@@ -158,7 +184,7 @@ def test_config_errors_name_file_and_key(tmp_path, config):
     with pytest.raises(ConfigError, match=r"c\.yaml: unknown key optim\.lrr\n.*did you mean optim\.lr\?"):
         load_config(path)
     path.write_text(config.model_dump_json())
-    assert load_config(path, ["optim.lr=3e-4"]).optim.lr == 3e-4                    # YAML alone would read a string
+    assert load_config(path, ["optim.lr=3e-4"]).optim.lr == 3e-4  # YAML alone would read a string
     with pytest.raises(ConfigError, match=r"optim\.lr: .*greater than 0"):
         load_config(path, ["optim.lr=-1"])
     with pytest.raises(ConfigError, match="no such file"):

@@ -25,7 +25,7 @@ def planes(rows):
 
 
 def complex_of(planes):
-    return torch.complex(planes[..., 0, :, :], planes[..., 1, :, :])                # [..., T, F]
+    return torch.complex(planes[..., 0, :, :], planes[..., 1, :, :])  # [..., T, F]
 
 
 def full_masks(masks):
@@ -35,7 +35,9 @@ def full_masks(masks):
 
 
 def test_spectra_equal_torch_stft(rows, planes):
-    expected = torch.stft(rows.flatten(0, 2), N_FFT, HOP, window=torch.hann_window(N_FFT), center=False, return_complex=True)
+    expected = torch.stft(
+        rows.flatten(0, 2), N_FFT, HOP, window=torch.hann_window(N_FFT), center=False, return_complex=True
+    )
     torch.testing.assert_close(complex_of(planes).flatten(0, 2).transpose(1, 2), expected)
 
 
@@ -53,14 +55,14 @@ def test_without_augmentation_a_batch_is_the_rows_themselves(planes):
     power = torch.cat([batch.power for batch in remixer.batches(planes, 1, 2, generator)])
     expected = complex_of(planes).sum(1).abs().square().transpose(2, 3)
     order = [int((expected - item).abs().amax((1, 2, 3)).argmin()) for item in power]
-    assert sorted(order) == list(range(6))                                          # each row once, in random order
+    assert sorted(order) == list(range(6))  # each row once, in random order
     torch.testing.assert_close(power, expected[order], rtol=1e-4, atol=1e-3)
 
 
 def test_incoherent_remixing_uses_every_excerpt_of_every_stem_once(planes):
     remixer = Remixer(STILL.model_copy(update={"coherent": 0.0}), EDGES, BINS, stride=1)
     batches = list(remixer.batches(planes, 1, 3, torch.Generator().manual_seed(0)))
-    stems = torch.cat([batch.stems for batch in batches]).sum((2, 3, 4))            # energies identify excerpts
+    stems = torch.cat([batch.stems for batch in batches]).sum((2, 3, 4))  # energies identify excerpts
     expected = complex_of(planes).abs().square().sum((2, 3, 4))
     for s in range(3):
         torch.testing.assert_close(stems[:, s].sort()[0], expected[:, s].sort()[0])
@@ -70,7 +72,7 @@ def test_incoherent_remixing_uses_every_excerpt_of_every_stem_once(planes):
 
 def test_balancing_brings_the_stems_of_incoherent_mixes_to_one_level(planes):
     uneven = planes * torch.tensor([1.0, 0.1, 10.0])[:, None, None, None, None]
-    uneven[0, 1] = 0                                                                # a silent excerpt stays silent
+    uneven[0, 1] = 0  # a silent excerpt stays silent
     for coherent in (0.0, 1.0):
         augment = STILL.model_copy(update={"coherent": coherent, "balance": True})
         batch = next(Remixer(augment, EDGES, BINS, stride=1).batches(uneven, 1, 6, torch.Generator().manual_seed(0)))
@@ -91,7 +93,7 @@ def test_swap_polarity_and_gain_act_as_on_waveforms(planes):
     assert torch.equal(response, -torch.ones(2, 3, 2, BINS))
     response = Remixer(STILL.model_copy(update={"gain_db": 6.0}), EDGES, BINS, 1).response(200, 3, torch.Generator())
     assert 10 ** (-6 / 20) - 1e-4 < response.min() < 0.53 and 1.9 < response.max() < 10 ** (6 / 20) + 1e-4
-    assert torch.equal(response[:, :, 0], response[:, :, 1])                         # gain alone keeps the panning
+    assert torch.equal(response[:, :, 0], response[:, :, 1])  # gain alone keeps the panning
 
 
 def test_dropped_stems_are_silent_and_equalisation_is_smooth():
@@ -100,7 +102,7 @@ def test_dropped_stems_are_silent_and_equalisation_is_smooth():
     response = Remixer(STILL.model_copy(update={"equalise_db": 4.0}), EDGES, BINS, 1).response(50, 4, torch.Generator())
     db = 20 * response[:, :, 0].log10()
     assert 3 < db.std() < 5
-    assert db[..., 64:].diff().abs().max() < 1                                      # neighbouring bins nearly alike
+    assert db[..., 64:].diff().abs().max() < 1  # neighbouring bins nearly alike
 
 
 def test_stride_keeps_every_second_frame_of_the_sums(planes):
@@ -117,12 +119,14 @@ def test_sdr_from_band_sums_is_the_plain_formula(planes):
     stems = complex_of(planes)
     masks = torch.full(batch.cross.shape, 0.3)
     error = (stems - 0.3 * stems.sum(1, keepdim=True)).abs().square().sum((2, 3, 4))
-    torch.testing.assert_close(sdr(masks, batch), 10 * torch.log10(stems.abs().square().sum((2, 3, 4)) / error), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        sdr(masks, batch), 10 * torch.log10(stems.abs().square().sum((2, 3, 4)) / error), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_loss_floor_perfect_masks_and_silent_targets():
     stems = torch.zeros(1, 2, 2, 2, 5, BINS)
-    stems[:, 0] = torch.randn(1, 2, 2, 5, BINS)                                     # one stem is the mix, one is silent
+    stems[:, 0] = torch.randn(1, 2, 2, 5, BINS)  # one stem is the mix, one is silent
     batch = collect(measure(row, EDGES) for row in stems)
     loss = Loss(threshold_db=30)
     perfect = torch.zeros_like(batch.cross)
@@ -130,7 +134,7 @@ def test_loss_floor_perfect_masks_and_silent_targets():
     assert thresholded_sdr(perfect, batch, loss).item() == pytest.approx(-30, abs=0.1)
     assert thresholded_sdr(1 - perfect, batch, loss).item() == pytest.approx(0, abs=0.1)  # all wrong: error = mix
     leak = perfect.clone()
-    leak[:, 1] = 0.1                                                                # -20 dB of leakage into silence
+    leak[:, 1] = 0.1  # -20 dB of leakage into silence
     assert thresholded_sdr(leak, batch, loss).item() == pytest.approx((-30 - 19.6) / 2, abs=0.1)
 
 
@@ -143,5 +147,5 @@ def test_optimum_of_the_loss_on_a_quiet_stem_is_not_silence():
     values = torch.linspace(0, 1, 101)
     losses = [thresholded_sdr(torch.full_like(batch.cross, v), batch, Loss(groups=1)).item() for v in values.tolist()]
     alone = [squared_error(torch.full_like(batch.cross, v), batch)[0, 0].sum().item() for v in values.tolist()]
-    assert values[torch.tensor(alone).argmin()] == pytest.approx(0.4)               # the mean; the median would be 0
+    assert values[torch.tensor(alone).argmin()] == pytest.approx(0.4)  # the mean; the median would be 0
     assert losses[40] < losses[0]

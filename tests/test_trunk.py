@@ -1,5 +1,7 @@
 """The compact network: its bands, and what it promises about level and silence."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -7,7 +9,10 @@ from separator.card import ModelCard, TrunkSpec
 from separator.models.trunk import Trunk, band_edges, pool
 
 CARD = ModelCard(
-    name="tiny", stems=("vocals", "drums", "bass"), n_fft=256, hop=64,
+    name="tiny",
+    stems=("vocals", "drums", "bass"),
+    n_fft=256,
+    hop=64,
     spec=TrunkSpec(input_bands=20, hidden=12, lstm_hidden=8, layers=1, head=8, fine_bins=16, mask_bands=24),
 )
 
@@ -23,10 +28,12 @@ def mix():
     return torch.randn(2, 2, CARD.bins, 30, dtype=torch.complex64)
 
 
-@pytest.mark.parametrize(("bins", "fine", "bands"), [(2049, 256, 214), (2049, 0, 144), (129, 16, 24), (16, 4, 3), (5, 4, 1), (8, 0, 8)])
+@pytest.mark.parametrize(
+    ("bins", "fine", "bands"), [(2049, 256, 214), (2049, 0, 144), (129, 16, 24), (16, 4, 3), (5, 4, 1), (8, 0, 8)]
+)
 def test_band_edges_cover_every_bin_once(bins, fine, bands):
     edges = band_edges(bins, fine, bands)
-    widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    widths = [b - a for a, b in itertools.pairwise(edges)]
     assert edges[0] == 0 and edges[-1] == bins and len(widths) == fine + bands
     assert min(widths) >= 1 and widths[:fine] == [1] * fine
 
@@ -40,7 +47,7 @@ def test_pool_is_the_product_with_the_band_matrix():
     edges = band_edges(129, 16, 24)
     values = torch.rand(3, 129, dtype=torch.float64)
     matrix = torch.zeros(129, 40, dtype=torch.float64)
-    for band, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for band, (a, b) in enumerate(itertools.pairwise(edges)):
         matrix[a:b, band] = 1
     torch.testing.assert_close(pool(values, edges), values @ matrix)
 
@@ -69,14 +76,17 @@ def test_silence_gives_finite_masks_and_training_starts_at_equal_shares(trunk):
     silent = torch.zeros(1, 2, CARD.bins, 4, dtype=torch.complex64)
     assert torch.isfinite(trunk(silent, CARD.stems)).all()
     for head in trunk.heads.values():
-        torch.testing.assert_close(head(torch.zeros(1, 28)), torch.nn.functional.softplus(head.masks(head.hidden(torch.zeros(28)).relu())[None]))
+        torch.testing.assert_close(
+            head(torch.zeros(1, 28)),
+            torch.nn.functional.softplus(head.masks(head.hidden(torch.zeros(28)).relu())[None]),
+        )
         torch.nn.init.zeros_(head.masks.weight)
         torch.testing.assert_close(head(torch.randn(1, 28)), torch.full((1, 80), 1 / 3))
 
 
 def test_masks_are_constant_within_a_band_and_fine_below(trunk, mix):
-    masks = trunk(mix, ["vocals"])[:, 0]                                # [B, C, F, T]
+    masks = trunk(mix, ["vocals"])[:, 0]  # [B, C, F, T]
     edges = band_edges(CARD.bins, 16, 24)
-    for a, b in zip(edges, edges[1:], strict=False):
-        assert torch.equal(masks[:, :, a:b], masks[:, :, a:a + 1].expand(-1, -1, b - a, -1))
+    for a, b in itertools.pairwise(edges):
+        assert torch.equal(masks[:, :, a:b], masks[:, :, a : a + 1].expand(-1, -1, b - a, -1))
     assert not torch.equal(masks[:, :, 0], masks[:, :, 1])

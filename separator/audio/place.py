@@ -77,7 +77,7 @@ class FilePlace:
     def __init__(self, path: Path) -> None:
         self.path, self._name = path, str(path)
         self._target = Path(os.path.abspath(path))    # a change of the current folder must not lose the file
-        self._part = self._target.with_name(_part_name(path.name))
+        self._part = temporary(self._target)
         _sweep(self._part.parent)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -193,15 +193,16 @@ def write_error(name: str, error: OSError) -> SepctlError:
     return AudioError(fact, hint=hints.get(error.errno or 0, "choose a folder that you may write to with --out"))
 
 
-def _part_name(name: str) -> str:
-    """The temporary name; where it would be too long, the end of the name gives way to its hash."""
+def temporary(path: Path) -> Path:
+    """The hidden name beside `path`, swept when we are dead; where too long, its end gives way to its hash."""
+    name = path.name
     suffix = f".{_host()}-{os.getpid()}.part"
     room = LONGEST_NAME - len(suffix) - 1
     data = os.fsencode(name)
     if len(data) > room:
         tag = hashlib.sha256(data).hexdigest()[:16]
         name = os.fsdecode(data[: room - 17]).encode("utf-8", "ignore").decode() + "~" + tag
-    return f".{name}{suffix}"
+    return path.with_name(f".{name}{suffix}")
 
 
 def _host() -> str:

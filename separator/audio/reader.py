@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.filter import Graph
 from av.packet import Packet
 from torch import Tensor
 
@@ -31,7 +32,6 @@ FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "flt": 1.0, "dbl": 1
 # Layouts that FFmpeg assumes for a channel count where the file names none.
 LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 CHECKED = ("flac", "wavpack", "tta", "ape")    # codecs with checksums
-MATRIX = {"rematrix_maxval": "1.0"}     # scale the matrix so that full scale in is at most full scale out
 TAGS = (b"TAG", b"APETAGEX", b"LYRICS", b"ID3")     # what may lie around an mp3's audio
 
 
@@ -234,14 +234,23 @@ def _converter(frame: AudioFrame, channels: int) -> Callable[[AudioFrame], Sampl
         return _samples
     layout = frame.layout.name
     layout = layout if not layout.endswith("channels") else LAYOUTS.get(frame.layout.nb_channels, layout)
-    mixer = AudioResampler(
-        format="fltp", layout="mono" if channels == 1 else "stereo", rate=frame.sample_rate, options=MATRIX
-    )
+    # `rematrix_maxval` scales the matrix so that full scale in is at most full scale out.
+    mixer = Graph()     # not AudioResampler: it takes options from PyAV 18 on only, which has no Python 3.10
+    rate, form = frame.sample_rate, frame.format.name
+    entry = mixer.add_abuffer(sample_rate=rate, format=form, layout=layout, time_base=Fraction(1, rate))
+    matrix = mixer.add("aresample", f"rematrix_maxval=1:ochl={'mono' if channels == 1 else 'stereo'}:osf=fltp")
+    leave = mixer.add("abuffersink")
+    entry.link_to(matrix)
+    matrix.link_to(leave)
+    mixer.configure()
 
     def mix(frame: AudioFrame) -> Samples:
-        named = AudioFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name, layout=layout)
-        named.sample_rate = frame.sample_rate
-        return np.concatenate([_samples(mixed) for mixed in mixer.resample(named)], axis=1)
+        named = AudioFrame.from_ndarray(frame.to_ndarray(), format=form, layout=layout)
+        named.sample_rate = rate
+        mixer.push(named)
+        mixed = mixer.pull()
+        assert isinstance(mixed, AudioFrame)
+        return _samples(mixed)
 
     return mix
 

@@ -21,18 +21,37 @@ ORACLES = ("mix", "irm1")
 
 @click.command()
 @click.argument("model")
-@click.option("--folder", required=True, type=click.Path(exists=True, path_type=Path),
-              help="Songs with known stems: SONG/<stem>.wav, SONG/<stem>/<layer>.wav, or MUSDB18's SONG.stem.mp4.")
-@click.option("--oracle", type=click.Choice(ORACLES), multiple=True,
-              help="Add a row: mix (the untouched mix as every stem), irm1 (ideal ratio mask of magnitudes). Repeatable.")
+@click.option(
+    "--folder",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Songs with known stems: SONG/<stem>.wav, SONG/<stem>/<layer>.wav, or MUSDB18's SONG.stem.mp4.",
+)
+@click.option(
+    "--oracle",
+    type=click.Choice(ORACLES),
+    multiple=True,
+    help="Add a row: mix (the untouched mix as every stem), irm1 (ideal ratio mask of magnitudes). Repeatable.",
+)
 @click.option("--wiener", type=click.IntRange(min=0), help="Iterations of the Wiener filter [default: the model's].")
 @click.option("--start", "start_s", type=types.seconds, default="0", metavar="TIME", help="Score from here on.")
 @click.option("--duration", "duration_s", type=types.seconds, metavar="TIME", help="Score this much of each song.")
 @click.option("--device", type=types.device, default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a row per song, stem and method.")
+@click.option(
+    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a row per song, stem and method."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def evaluate(model: str, folder: Path, oracle: Sequence[str], wiener: int | None, start_s: float, duration_s: float | None,
-             device: str, csv_path: Path | None, as_json: bool) -> None:
+def evaluate(
+    model: str,
+    folder: Path,
+    oracle: Sequence[str],
+    wiener: int | None,
+    start_s: float,
+    duration_s: float | None,
+    device: str,
+    csv_path: Path | None,
+    as_json: bool,
+) -> None:
     """Score MODEL (a name or a file) on songs whose stems are known.
 
     SDR as museval counts it: median over windows of one second, median over songs; beside it the global SDR, over
@@ -58,8 +77,16 @@ def evaluate(model: str, folder: Path, oracle: Sequence[str], wiener: int | None
 
 def _rows(song: str, method: str, stems: Sequence[str], scores: WindowScores) -> list[dict[str, Any]]:
     medians, whole = scores.sdr().nanmedian(dim=0).values, scores.global_sdr()
-    return [{"song": song, "method": method, "stem": stem, "sdr_median_db": float(medians[s]), "sdr_global_db": float(whole[s])}
-            for s, stem in enumerate(stems)]
+    return [
+        {
+            "song": song,
+            "method": method,
+            "stem": stem,
+            "sdr_median_db": float(medians[s]),
+            "sdr_global_db": float(whole[s]),
+        }
+        for s, stem in enumerate(stems)
+    ]
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -78,9 +105,17 @@ def _summary(rows: Sequence[dict[str, Any]], methods: Sequence[str], stems: Sequ
         value = float(values.nanmedian() if key == "sdr_median_db" else values.nanmean())
         return None if value != value else round(value, 3)
 
-    return [{"method": method, "songs": len({row["song"] for row in rows}),
-             **{key: {stem: over_songs(method, stem, key) for stem in stems} for key in ("sdr_median_db", "sdr_global_db")}}
-            for method in methods]
+    return [
+        {
+            "method": method,
+            "songs": len({row["song"] for row in rows}),
+            **{
+                key: {stem: over_songs(method, stem, key) for stem in stems}
+                for key in ("sdr_median_db", "sdr_global_db")
+            },
+        }
+        for method in methods
+    ]
 
 
 def _table(summary: Sequence[dict[str, Any]], stems: Sequence[str]) -> str:
@@ -90,6 +125,8 @@ def _table(summary: Sequence[dict[str, Any]], stems: Sequence[str]) -> str:
     head = "".join(f"{stem:>10}" for stem in stems)
     lines = [f"{'SDR (dB)':24}{head}"]
     for row in summary:
-        lines += [f"{row['method'][:16]:16} {'median':7}{cells(row['sdr_median_db'])}",
-                  f"{'':16} {'global':7}{cells(row['sdr_global_db'])}"]
+        lines += [
+            f"{row['method'][:16]:16} {'median':7}{cells(row['sdr_median_db'])}",
+            f"{'':16} {'global':7}{cells(row['sdr_global_db'])}",
+        ]
     return "\n".join(lines)

@@ -29,7 +29,7 @@ def band_edges(bins: int, fine_bins: int, bands: int) -> list[int]:
     if fine_bins + bands > bins:
         raise ValueError(f"{fine_bins} fine bins and {bands} bands do not fit into {bins} bins")
     edges = list(range(fine_bins + 1))
-    for left in range(bands, 0, -1):            # `left` bands remain: give the next one its share of the log axis
+    for left in range(bands, 0, -1):  # `left` bands remain: give the next one its share of the log axis
         start = max(edges[-1], 1)
         width = start * ((bins / start) ** (1 / left) - 1) if left > 1 else bins - edges[-1]
         edges.append(min(edges[-1] + max(round(width), 1), bins - left + 1))
@@ -48,7 +48,7 @@ def pool(values: Tensor, edges: Sequence[int]) -> Tensor:
     parts, first = [], 0
     for width, run in groupby(b - a for a, b in pairwise(edges)):
         last = first + len(list(run))
-        piece = values[..., edges[first]:edges[last]]
+        piece = values[..., edges[first] : edges[last]]
         parts.append(piece if width == 1 else piece.unflatten(-1, (last - first, width)).sum(-1))
         first = last
     return torch.cat(parts, dim=-1)
@@ -64,6 +64,8 @@ class Trunk(nn.Module):
     """
 
     band_of_bin: Tensor
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, card: ModelCard) -> None:
         super().__init__()
@@ -76,36 +78,39 @@ class Trunk(nn.Module):
         widths = torch.tensor(self.mask_edges).diff()
         self.register_buffer("band_of_bin", torch.arange(len(widths)).repeat_interleave(widths), persistent=False)
         width = card.channels * spec.input_bands
-        self.register_buffer("mean", torch.zeros(width))           # of the features, measured on the training set
-        self.register_buffer("scale", torch.ones(width))           # one over their standard deviation
+        self.register_buffer("mean", torch.zeros(width))  # of the features, measured on the training set
+        self.register_buffer("scale", torch.ones(width))  # one over their standard deviation
         self.squeeze = nn.Linear(width, spec.hidden)
-        dropout = 0.1 if spec.layers > 1 else 0.0                 # torch applies it between layers only
+        dropout = 0.1 if spec.layers > 1 else 0.0  # torch applies it between layers only
         self.lstm = nn.LSTM(
             spec.hidden, spec.lstm_hidden, spec.layers, batch_first=True, bidirectional=True, dropout=dropout
         )
         joint = spec.hidden + 2 * spec.lstm_hidden
         masks = card.channels * (spec.fine_bins + spec.mask_bands)
-        self.heads = nn.ModuleDict({stem: MaskHead(joint, spec.head, masks, 1 / len(card.stems)) for stem in card.stems})
+        self.heads = nn.ModuleDict(
+            {stem: MaskHead(joint, spec.head, masks, 1 / len(card.stems)) for stem in card.stems}
+        )
 
     def features(self, power: Tensor) -> Tensor:
         """Log band powers relative to the segment's mean power. Shape: `[B, C, F, T]` -> `[B, T, C*K]`."""
-        bands = pool(power.transpose(2, 3), self.input_edges)                       # [B, C, T, K]
+        bands = pool(power.transpose(2, 3), self.input_edges)  # [B, C, T, K]
         level = bands.mean(dim=(1, 2, 3), keepdim=True)
-        bands = torch.log10(bands / level.clamp_min(1e-30) + 1e-6)                  # 60 dB below the mean: silence
-        return bands.transpose(1, 2).flatten(2)                                     # [B, T, C*K]
+        bands = torch.log10(bands / level.clamp_min(1e-30) + 1e-6)  # 60 dB below the mean: silence
+        return bands.transpose(1, 2).flatten(2)  # [B, T, C*K]
 
     def band_masks(self, features: Tensor, stems: Sequence[str], frames: slice = slice(None)) -> Tensor:
         """One value per mask band, at the chosen frames. Shape: `[B, T, C*K]` -> `[B, S, C, T, M]`."""
-        x = torch.tanh(self.squeeze((features - self.mean) * self.scale))           # [B, T, H]
+        x = torch.tanh(self.squeeze((features - self.mean) * self.scale))  # [B, T, H]
         context, _ = self.lstm(x)
         joint = torch.cat([x, context], dim=-1)[:, frames]
-        masks = torch.stack([self.heads[stem](joint) for stem in stems], dim=1)     # [B, S, T, C*M]
-        return masks.unflatten(-1, (self.channels, -1)).transpose(2, 3)
+        masks: Tensor = torch.stack([self.heads[stem](joint) for stem in stems], dim=1)  # [B, S, T, C*M]
+        split: Tensor = masks.unflatten(-1, (self.channels, -1))  # [B, S, T, C, M]
+        return split.transpose(2, 3)
 
     def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
         power = mix.real.square() + mix.imag.square()
         masks = self.band_masks(self.features(power), stems)
-        return masks[..., self.band_of_bin].transpose(-1, -2)                       # [B, S, C, F, T]
+        return masks[..., self.band_of_bin].mT  # [B, S, C, F, T]
 
 
 class MaskHead(nn.Module):
@@ -115,7 +120,7 @@ class MaskHead(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(width, hidden)
         self.masks = nn.Linear(hidden, masks)
-        nn.init.constant_(self.masks.bias, math.log(math.expm1(share)))             # softplus(bias) == share
+        nn.init.constant_(self.masks.bias, math.log(math.expm1(share)))  # softplus(bias) == share
 
     def forward(self, x: Tensor) -> Tensor:
         return F.softplus(self.masks(F.relu(self.hidden(x))))

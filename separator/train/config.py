@@ -19,55 +19,55 @@ Probability = float
 class Source(Frozen):
     """A folder of prepared songs (`scripts/prepare.py`) and how often to draw from it."""
 
-    folder: Path                            # holds <song>/<stem>/<layer>.npy
-    weight: PositiveFloat = 1.0             # relative to the other sources
+    folder: Path  # holds <song>/<stem>/<layer>.npy
+    weight: PositiveFloat = 1.0  # relative to the other sources
 
 
 class Data(Frozen):
     """Where excerpts come from, and how they are drawn."""
 
     train: tuple[Source, ...] = Field(min_length=1)
-    valid: Path                             # a folder of prepared songs, never trained on
-    excerpt_s: PositiveFloat = 6.0          # Open-Unmix's length: a few bars
-    valid_excerpts: PositiveInt = 48        # evenly spaced over the validation songs
-    silent: float = Field(default=0.1, ge=0, le=1)   # share of silent excerpts accepted: absence must be learnt too
+    valid: Path  # a folder of prepared songs, never trained on
+    excerpt_s: PositiveFloat = 6.0  # Open-Unmix's length: a few bars
+    valid_excerpts: PositiveInt = 48  # evenly spaced over the validation songs
+    silent: float = Field(default=0.1, ge=0, le=1)  # share of silent excerpts accepted: absence must be learnt too
     drop_layer: float = Field(default=0.15, ge=0, le=1)  # probability that a layer of a stem is left out
-    rows: PositiveInt = 32                  # excerpts transformed together and remixed among themselves
-    stride: PositiveInt = 2                 # the loss reads every second frame: neighbours share 3/4 of their samples
-    remixes: PositiveInt = 4                # times a row is used before it is drawn anew: saves decoding and transforms
+    rows: PositiveInt = 32  # excerpts transformed together and remixed among themselves
+    stride: PositiveInt = 2  # the loss reads every second frame: neighbours share 3/4 of their samples
+    remixes: PositiveInt = 4  # times a row is used before it is drawn anew: saves decoding and transforms
 
 
 class Augment(Frozen):
     """Changes of each stem in each mix; linear, so that they are exact in the transform domain."""
 
-    coherent: float = Field(default=0.3, ge=0, le=1)   # share of mixes whose stems stay together
+    coherent: float = Field(default=0.3, ge=0, le=1)  # share of mixes whose stems stay together
     drop_stem: float = Field(default=0.1, ge=0, le=1)  # probability that a stem is silent in a mix
-    balance: bool = True                    # bring the stems of incoherent mixes to one level first: none drowns
-    gain_db: NonNegativeFloat = 6.0         # uniform in +-gain_db per stem
-    swap: float = Field(default=0.5, ge=0, le=1)       # probability that left and right change places
-    polarity: float = Field(default=0.5, ge=0, le=1)   # probability that a stem is turned upside down
-    pan_db: NonNegativeFloat = 3.0          # uniform difference of level between the channels
-    equalise_db: NonNegativeFloat = 4.0     # standard deviation of a smooth random response per stem
+    balance: bool = True  # bring the stems of incoherent mixes to one level first: none drowns
+    gain_db: NonNegativeFloat = 6.0  # uniform in +-gain_db per stem
+    swap: float = Field(default=0.5, ge=0, le=1)  # probability that left and right change places
+    polarity: float = Field(default=0.5, ge=0, le=1)  # probability that a stem is turned upside down
+    pan_db: NonNegativeFloat = 3.0  # uniform difference of level between the channels
+    equalise_db: NonNegativeFloat = 4.0  # standard deviation of a smooth random response per stem
 
 
 class Loss(Frozen):
     """Thresholded signal-to-distortion ratio (Wisdom et al., ICASSP 2021), full band and per band group."""
 
-    threshold_db: PositiveFloat = 20.0      # errors this far below the mix no longer count: more would pay for silencing
-    groups: PositiveInt = 8                 # band groups judged one by one, so that quiet treble counts as well
+    threshold_db: PositiveFloat = 20.0  # errors this far below the mix no longer count: more would pay for silencing
+    groups: PositiveInt = 8  # band groups judged one by one, so that quiet treble counts as well
     group_share: float = Field(default=0.5, ge=0, le=1)  # weight of the groups against the full band
 
 
 class Optim(Frozen):
     """AdamW with warm-up and a cosine that reaches zero when the budget does."""
 
-    lr: PositiveFloat = 1e-3                # peak step
+    lr: PositiveFloat = 1e-3  # peak step
     batch_size: PositiveInt = 8
     weight_decay: NonNegativeFloat = 1e-2
-    clip_norm: PositiveFloat = 5.0          # of the gradient; recurrent layers spike
-    warmup: float = Field(default=0.03, ge=0, lt=1)    # share of the budget
-    ema: float = Field(default=0.999, ge=0, lt=1)      # decay per step of the averaged weights that are kept
-    bf16: bool = False                      # networks in bfloat16 where the processor has it: half the time
+    clip_norm: PositiveFloat = 5.0  # of the gradient; recurrent layers spike
+    warmup: float = Field(default=0.03, ge=0, lt=1)  # share of the budget
+    ema: float = Field(default=0.999, ge=0, lt=1)  # decay per step of the averaged weights that are kept
+    bf16: bool = False  # networks in bfloat16 where the processor has it: half the time
 
 
 class Budget(Frozen):
@@ -93,7 +93,7 @@ class Config(Frozen):
     optim: Optim = Optim()
     budget: Budget
     seed: int = 0
-    validate_every: PositiveInt = 400       # steps
+    validate_every: PositiveInt = 400  # steps
 
     @model_validator(mode="after")
     def _divides(self) -> Config:
@@ -130,7 +130,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     *parents, last = dotted.split(".")
     node: Any = raw
     for key in parents:
-        node = node.setdefault(int(key) if isinstance(node, list) else key, {}) if isinstance(node, dict) else node[int(key)]
+        node = (
+            node.setdefault(int(key) if isinstance(node, list) else key, {})
+            if isinstance(node, dict)
+            else node[int(key)]
+        )
     node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
 
 
@@ -140,7 +144,9 @@ def _explain(path: Path, error: ValidationError) -> ConfigError:
     if first["type"] != "extra_forbidden":
         return ConfigError(f"{path}: {dotted or 'configuration'}: {first['msg']} (got {first['input']!r:.80})")
     near = difflib.get_close_matches(dotted, list(_keys(Config)), n=1)
-    return ConfigError(f"{path}: unknown key {dotted}", hint=f"did you mean {near[0]}?" if near else "see docs/training.md")
+    return ConfigError(
+        f"{path}: unknown key {dotted}", hint=f"did you mean {near[0]}?" if near else "see docs/training.md"
+    )
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -20,8 +20,8 @@ from torch import Tensor
 from separator.errors import AudioError
 from separator.train.config import Data
 
-SILENCE = 1e-3          # root mean square of an excerpt below which it counts as silent: -60 dB
-TRIES = 6               # draws for an excerpt that is not silent
+SILENCE = 1e-3  # root mean square of an excerpt below which it counts as silent: -60 dB
+TRIES = 6  # draws for an excerpt that is not silent
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Layer:
     """One prepared file, by its header."""
 
     path: Path
-    offset: int     # bytes before the samples
+    offset: int  # bytes before the samples
     frames: int
 
     @classmethod
@@ -69,13 +69,13 @@ class Song:
         return max(layer.frames for layers in self.layers.values() for layer in layers)
 
     def excerpt(self, stem: str, start: int, length: int, gains: Sequence[float] | None = None) -> Tensor:
-        """Sum of a stem's layers, each with its gain. Shape: `[C, length]`; zeros past the end and where there is no stem."""
+        """Sum of a stem's layers, each with its gain: `[2, length]`; zeros past the end and where there is no stem."""
         layers = self.layers.get(stem, [])
         total = np.zeros((length, 2), dtype=np.float32)
         for layer, gain in zip(layers, gains if gains is not None else [1.0] * len(layers), strict=True):
             if gain:
                 part = layer.read(start, length)
-                total[:len(part)] += np.float32(gain / 32768) * part
+                total[: len(part)] += np.float32(gain / 32768) * part
         return torch.from_numpy(total.T.copy())
 
 
@@ -118,7 +118,7 @@ class Excerpts:
         for _ in range(TRIES):
             gains = self._layer_gains(rng, song, stem)
             audio = song.excerpt(stem, start, self.length, gains)
-            if accept_silence or float(audio.square().mean()) > SILENCE ** 2:
+            if accept_silence or float(audio.square().mean()) > SILENCE**2:
                 break
             song = self._song(rng, stem)
             start = self._start(rng, song)

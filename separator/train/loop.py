@@ -34,7 +34,7 @@ Log = Callable[[dict[str, Any]], None]
 
 
 def _averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Exponential moving average whose memory is at first as short as the run: else early averages are the random start."""
+    """Moving average whose memory is at first as short as the run: else early averages are the random start."""
 
     def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
         torch._foreach_lerp_(list(averages), list(values), max(1 - decay, 9 / (10 + int(count))))
@@ -77,7 +77,9 @@ class Run:
 
     def _begin(self) -> None:
         if self.checkpoint.exists():
-            raise ConfigError(f"{self.folder}: holds a run already", hint="continue it with --resume, or name another --out")
+            raise ConfigError(
+                f"{self.folder}: holds a run already", hint="continue it with --resume, or name another --out"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), encoding="utf-8")
         self._whiten()
@@ -143,8 +145,10 @@ class Run:
             masks = self.network.band_masks(features, self.card.stems, slice(batch.first, None, batch.stride))
         loss = thresholded_sdr(masks.float(), batch, self.config.loss)
         if not torch.isfinite(loss):
-            raise SepctlError(f"loss is {loss.item()} at step {self.step} (seed {self.config.seed}, block {self.block})",
-                              hint="lower optim.lr; the last checkpoint is sound")
+            raise SepctlError(
+                f"loss is {loss.item()} at step {self.step} (seed {self.config.seed}, block {self.block})",
+                hint="lower optim.lr; the last checkpoint is sound",
+            )
         self.optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optim.clip_norm)
@@ -154,7 +158,9 @@ class Run:
         return loss.item()
 
     def _validate(self, log: Log) -> None:
-        scores = self.validation.scores(self.average.module.eval())
+        network = self.average.module.eval()
+        assert isinstance(network, Trunk)
+        scores = self.validation.scores(network)
         row = {"step": self.step, "elapsed_s": round(self.elapsed_s), **scores}
         log({"validation": row})
         new = not (self.folder / "history.csv").exists()
@@ -175,10 +181,15 @@ class Run:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "config": self.config.model_dump_json(), "network": self.network.state_dict(),
-            "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "rng": torch.get_rng_state(), "step": self.step, "block": self.block,
-            "elapsed_s": self.elapsed_s, "best": self.best,
+            "config": self.config.model_dump_json(),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+            "block": self.block,
+            "elapsed_s": self.elapsed_s,
+            "best": self.best,
         }
 
     def _save(self) -> None:

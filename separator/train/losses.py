@@ -22,8 +22,8 @@ def thresholded_sdr(masks: Tensor, batch: Batch, loss: Loss) -> Tensor:
     quiet bass pulls as hard as a loud voice. Measured against the mix, a silent stem needs no special case.
     After Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021, eq. 2-3.
     """
-    errors = squared_error(masks, batch).sum(dim=(2, 3))                            # [B, S, M]
-    power = batch.mix.sum(dim=(2, 3))                                               # [B, 1, M]
+    errors = squared_error(masks, batch).sum(dim=(2, 3))  # [B, S, M]
+    power = batch.mix.sum(dim=(2, 3))  # [B, 1, M]
     bands = power.shape[-1]
     group = torch.arange(bands) * loss.groups // bands
     grouped = torch.zeros(*errors.shape[:2], loss.groups).index_add(2, group, errors)
@@ -34,6 +34,6 @@ def thresholded_sdr(masks: Tensor, batch: Batch, loss: Loss) -> Tensor:
 
 
 def _decibels(error: Tensor, mix: Tensor, threshold_db: float) -> Tensor:
-    tiny = 1e-6                                     # of |X|^2: far below one step of 16 bit, so silence has loss zero
+    tiny = 1e-6  # of |X|^2: far below one step of 16 bit, so silence has loss zero
     floor = 10 ** (-threshold_db / 10)
     return 10 * torch.log10((error + floor * mix + tiny) / (mix + tiny))

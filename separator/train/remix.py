@@ -41,12 +41,12 @@ class Batch:
 
 
 def spectra(audio: Tensor, n_fft: int, hop: int) -> Tensor:
-    """Frames of each excerpt, without padding. Shape: `[N, S, C, T]` -> `[N, S, C, 2, frames, F]`, real and imaginary planes."""
+    """Frames of each excerpt, unpadded, as real and imaginary planes: `[N, S, C, T]` -> `[N, S, C, 2, frames, F]`."""
     window = torch.hann_window(n_fft)
     out = None
     for n, row in enumerate(audio):
         flat = torch.stft(row.flatten(0, -2), n_fft, hop, window=window, center=False, return_complex=True)
-        planes = torch.view_as_real(flat).permute(0, 3, 2, 1).unflatten(0, row.shape[:-1])      # [S, C, 2, frames, F]
+        planes = torch.view_as_real(flat).permute(0, 3, 2, 1).unflatten(0, row.shape[:-1])  # [S, C, 2, frames, F]
         if out is None:
             out = torch.empty(len(audio), *planes.shape)
         out[n] = planes
@@ -61,9 +61,9 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 def measure(stems: Tensor, edges: list[int], first: int = 0, stride: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`power`, and the band sums `mix`, `cross`, `stems` of one item. Shape of stems: `[S, C, 2, T, F]`."""
-    mix = stems.sum(dim=0)                                                          # [C, 2, T, F]
+    mix = stems.sum(dim=0)  # [C, 2, T, F]
     some, some_mix = stems[..., first::stride, :], mix[..., first::stride, :]
-    power = _inner(mix, mix)                                                        # [C, T, F]
+    power = _inner(mix, mix)  # [C, T, F]
     return (
         power.transpose(1, 2),
         pool(power[:, first::stride], edges)[None],
@@ -79,7 +79,7 @@ def collect(items: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]], first: int =
 
 
 def balancing(rows: Tensor) -> Tensor:
-    """Gains that give all audible excerpts the median power. Shape: `[N, S, C, 2, T, F]` -> `[N, S]`; 1 for silent ones."""
+    """Gains that give all audible excerpts their median power: `[N, S, C, 2, T, F]` -> `[N, S]`; 1 for silent ones."""
     power = torch.stack([row.square().mean(dim=(1, 2, 3, 4)) for row in rows])
     audible = power > power.max() * 1e-6
     return torch.where(audible, (power[audible].median() / power).sqrt(), 1.0)
@@ -93,11 +93,11 @@ class Remixer:
         self.edges = edges
         self.bins = bins
         self.stride = stride
-        self._stems = torch.empty(0)        # one item's stems, kept between items: fresh pages cost more than the sums
+        self._stems = torch.empty(0)  # one item's stems, kept between items: fresh pages cost more than the sums
 
     def batches(self, rows: Tensor, remixes: int, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Batches of remixed rows. Shape of rows: `[N, S, C, 2, T, F]`; each row is used `remixes` times per stem."""
-        level = balancing(rows)                                                     # [N, S]
+        level = balancing(rows)  # [N, S]
         for _ in range(remixes):
             take, coherent = self._shuffle(rows.shape[0], rows.shape[1], generator)  # [N, S], [N, 1]
             gains = level.gather(0, take)
@@ -114,7 +114,7 @@ class Remixer:
         return torch.where(coherent, together[:, None], apart), coherent
 
     def _mix(self, rows: Tensor, chosen: Tensor, gain: Tensor, generator: torch.Generator) -> Batch:
-        factor = gain[..., None, None] * self.response(*chosen.shape, generator)    # [B, S, C, F]
+        factor = gain[..., None, None] * self.response(chosen.shape[0], chosen.shape[1], generator)  # [B, S, C, F]
         swap = (torch.rand(chosen.shape, generator=generator) < self.augment.swap).tolist()
         first = int(torch.randint(self.stride, (), generator=generator))
         if self._stems.shape != rows.shape[1:]:
@@ -131,12 +131,15 @@ class Remixer:
     def response(self, batch: int, stems: int, generator: torch.Generator) -> Tensor:
         """Gain, polarity, panning, dropout and equalisation as one real factor. Shape: `[B, S, 2, F]`."""
         a = self.augment
-        uniform = lambda *shape: torch.rand(*shape, generator=generator)            # noqa: E731
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator)
+
         level = (2 * uniform(batch, stems, 1) - 1) * a.gain_db
         pan = (uniform(batch, stems, 1) - 0.5) * a.pan_db
-        level_db = level + torch.cat([pan, -pan], dim=-1)                           # [B, S, 2]
+        level_db = level + torch.cat([pan, -pan], dim=-1)  # [B, S, 2]
         knots = torch.randn(batch * stems, 1, 7, generator=generator) * a.equalise_db
-        octaves = torch.linspace(0, 1, 512)                                         # log axis, resampled to bins
+        octaves = torch.linspace(0, 1, 512)  # log axis, resampled to bins
         curve = F.interpolate(knots, size=len(octaves), mode="linear", align_corners=True)[:, 0]
         position = torch.log2(1 + torch.arange(self.bins)) / math.log2(self.bins) * (len(octaves) - 1)
         curve = curve[:, position.long()].view(batch, stems, 1, self.bins)

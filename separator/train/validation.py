@@ -27,7 +27,7 @@ class Validation:
         places = [(song, int((i + 0.5) / each * max(song.frames - length, 0))) for song in found for i in range(each)]
         audio = [torch.stack([song.excerpt(stem, at, length) for stem in card.stems]) for song, at in places]
         size = self.config.optim.batch_size
-        return [spectra(torch.stack(audio[i:i + size]), card.n_fft, card.hop) for i in range(0, len(audio), size)]
+        return [spectra(torch.stack(audio[i : i + size]), card.n_fft, card.hop) for i in range(0, len(audio), size)]
 
     @torch.no_grad()
     def scores(self, network: Trunk) -> dict[str, float]:
@@ -37,7 +37,7 @@ class Validation:
             masks = network.band_masks(network.features(batch.power), self.config.model.stems)
             losses.append(float(thresholded_sdr(masks, batch, self.config.loss)))
             sdrs.append(sdr(masks, batch))
-        table = torch.cat(sdrs)                                                     # [N, S]
+        table = torch.cat(sdrs)  # [N, S]
         medians = {stem: round(float(table[:, s].nanmedian()), 3) for s, stem in enumerate(self.config.model.stems)}
         return {"loss": round(sum(losses) / len(losses), 4), **medians}
 
