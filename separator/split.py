@@ -124,6 +124,7 @@ def _put_back(path: Path, old: Path | None) -> None:
     """Undo a rename: the old file returns, or there is none."""
     if old is not None:
         old.replace(path)
+        old.unlink(missing_ok=True)     # two names of one file: renaming one onto the other changes nothing
     else:
         path.unlink(missing_ok=True)
 
