@@ -1,0 +1,76 @@
+"""Measure a trained model, write what was measured into its card, and put it among the bundled models.
+
+`python scripts/publish.py runs/mini/mini.safetensors --config configs/mini.yaml --score sodium=songs/valid`
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import yaml
+
+from separator import modelfile
+from separator.card import ModelCard
+from separator.evaluation import mix_itself, model, ratio_mask, score, true_songs
+from separator.separate import Separator
+
+WEIGHTS = Path("separator/weights")
+REGISTRY = Path("separator/registry.yaml")
+
+
+def measure(separator: Separator, folder: Path) -> dict[str, Any]:
+    """SDR in dB of the model, the mix and the ratio mask: medians of windows, and of whole songs the mean."""
+    methods = {"model": model(separator), "mix": mix_itself, "irm1": ratio_mask}
+    table: dict[str, Any] = {}
+    songs = true_songs(folder, separator.stems)
+    for name, method in methods.items():
+        scores = [score(song, separator.stems, method) for song in songs]
+        rows = {
+            "median_db": torch.stack([each.sdr().nanmedian(dim=0).values for each in scores]).nanmedian(dim=0).values,
+            "global_db": torch.stack([each.global_sdr() for each in scores]).nanmean(dim=0),
+        }
+        table[name] = {key: dict(zip(separator.stems, _rounded(row), strict=True)) for key, row in rows.items()}
+    return {"songs": [song.name for song in songs], "metric": "museval v4 SDR, and global SDR", **table}
+
+
+def _rounded(row: torch.Tensor) -> list[float | None]:
+    return [None if value != value else round(value, 2) for value in row.tolist()]
+
+
+def restated(card: ModelCard, config: Path, scores: Mapping[str, Any]) -> ModelCard:
+    """The card with the words of the configuration file, and with the scores."""
+    told = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    words = {key: told[key] for key in ("description", "licence", "attribution") if key in told}
+    first = next(iter(scores.values()))["model"]["median_db"]
+    sdr = {stem: value for stem, value in first.items() if value is not None}
+    return ModelCard.model_validate(card.model_dump() | words | {"scores": {"sdr_db": sdr, **scores}})
+
+
+@click.command()
+@click.argument("trained", type=click.Path(exists=True, path_type=Path))
+@click.option("--config", required=True, type=click.Path(exists=True, path_type=Path), help="Says licence and sources.")
+@click.option("--score", "folders", multiple=True, required=True, metavar="NAME=FOLDER", help="Songs to score on.")
+def main(trained: Path, config: Path, folders: tuple[str, ...]) -> None:
+    """Publish TRAINED as a bundled model."""
+    card, network = modelfile.load(trained)
+    separator = Separator(card, network)
+    scores = {name: measure(separator, Path(folder)) for name, _, folder in (each.partition("=") for each in folders)}
+    card = restated(card, config, scores)
+    WEIGHTS.mkdir(exist_ok=True)
+    sha256 = modelfile.save(WEIGHTS / f"{card.name}.safetensors", card, network, dtype=torch.float16)
+    entry = re.compile(rf"(^{card.name}:\n(?:  .*\n)*?  sha256: )\S+", re.MULTILINE)
+    text, count = entry.subn(rf"\g<1>{sha256}", REGISTRY.read_text(encoding="utf-8"))
+    if count != 1:
+        raise click.ClickException(f"{REGISTRY} has no entry {card.name} with a line sha256")
+    REGISTRY.write_text(text, encoding="utf-8")
+    click.echo(yaml.safe_dump(scores, sort_keys=False))
+    click.echo(sha256)
+
+
+if __name__ == "__main__":
+    main()
