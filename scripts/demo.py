@@ -13,13 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
-import numpy as np
+import torch
 from demo_song import compose, write
-from numpy.typing import NDArray
+from torch import Tensor
+
+from separator.audio import AudioReader
+from separator.evaluation import MUSDB_STREAMS, WindowScores
 
 OUT = Path("demo")
-STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # the order inside a .stem.mp4
 EXCERPT_NOTE = '6 seconds of real music: The Easton Ellises, "Falcon 69" (MUSDB18, CC BY-NC-SA 3.0, shipped by stempeg)'
 SYNTHETIC_NOTE = "30 seconds of synthetic music (scripts/demo_song.py): it shows that splitting works, not how well"
 
@@ -31,26 +32,25 @@ def excerpt() -> Path | None:
     return next((song for folder in folders or () for song in Path(folder).glob("data/*.stem.mp4")), None)
 
 
-def decode(path: Path, stream: int = 0) -> NDArray[np.float64]:
-    """One audio stream of a file as [C, T]."""
-    resampler = av.AudioResampler(format="fltp")
-    with av.open(str(path)) as container:
-        frames = [part for frame in container.decode(audio=stream) for part in resampler.resample(frame)]
-    return np.concatenate([frame.to_ndarray() for frame in frames], axis=1).astype(np.float64)
+def decode(path: Path, stream: int = 0) -> Tensor:
+    """One audio stream of a file as `[C, T]`."""
+    with AudioReader(path, stream=stream) as reader:
+        return torch.cat(list(reader), dim=-1)
 
 
-def sdr(true: NDArray[np.float64], estimate: NDArray[np.float64]) -> float:
+def sdr(true: Tensor, estimate: Tensor) -> float:
     """Signal-to-distortion ratio over the whole song, in dB."""
-    error = true - estimate[:, :true.shape[1]]
-    return float(10 * np.log10((true ** 2).sum() / (error ** 2).sum()))
+    scores = WindowScores(window=true.shape[-1])
+    scores.add(true[None], estimate[None, :, : true.shape[-1]])
+    return float(scores.global_sdr())
 
 
-def synthetic() -> tuple[Path, dict[str, NDArray[np.float64]]]:
+def synthetic() -> tuple[Path, dict[str, Tensor]]:
     stems = compose()
     song = OUT / "synthetic.wav"
     OUT.mkdir(exist_ok=True)
     write(song, sum(stems.values()))
-    return song, {name: samples.T.astype(np.float64) for name, samples in stems.items()}
+    return song, {name: torch.from_numpy(samples.T).float() for name, samples in stems.items()}
 
 
 def split(song: Path) -> dict[str, Path]:
@@ -63,7 +63,7 @@ def split(song: Path) -> dict[str, Path]:
     return {Path(line).stem: Path(line) for line in done.stdout.decode().splitlines()}
 
 
-def table(song: Path, stems: dict[str, Path], true: dict[str, NDArray[np.float64]]) -> None:
+def table(song: Path, stems: dict[str, Path], true: dict[str, Tensor]) -> None:
     mix = decode(song)
     print(f"\n{'SDR, dB':<10}{'the mix':>10}{'the stem':>10}   file")
     for stem, path in stems.items():
@@ -78,7 +78,7 @@ def main(song: Path | None) -> None:
         print(*split(song).values(), sep="\n")
     elif real is not None:
         print(EXCERPT_NOTE, flush=True)
-        table(real, split(real), {name: decode(real, index) for index, name in enumerate(STREAMS)})
+        table(real, split(real), {name: decode(real, index) for index, name in enumerate(MUSDB_STREAMS)})
     else:
         print(SYNTHETIC_NOTE, flush=True)
         made, true = synthetic()
