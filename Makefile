@@ -18,7 +18,7 @@ demo: $(VENV)/.installed ## split a song with the bundled model, offline; SONG=p
 
 test: $(VENV)/.tested   ## run every test
 	@scripts/system.sh
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q $(TESTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n auto --dist worksteal $(TESTS)
 
 lint: $(VENV)/.tested   ## ruff
 	$(BIN)/ruff check .
@@ -27,7 +27,8 @@ types: $(VENV)/.tested  ## mypy --strict
 	$(BIN)/mypy --strict separator
 
 bench: $(VENV)/.tested  ## speed and peak memory
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench.py memory
+	$(BIN)/python scripts/bench.py speed
 
 clean:                  ## remove what the other targets made, the environment included
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

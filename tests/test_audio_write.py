@@ -649,7 +649,7 @@ class Sparse:
         pass
 
 
-@pytest.mark.skipif("not os.environ.get('SEPCTL_SLOW_TESTS')", reason="ten seconds: set SEPCTL_SLOW_TESTS=1")
+@pytest.mark.slow
 @pytest.mark.parametrize("minutes_over", [-1, 1])
 def test_wav_beyond_4_gib_is_rf64(minutes_over):
     block = torch.zeros(2, 1 << 20)

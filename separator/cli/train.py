@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def train(config: Path, out: Path | None, resume: bool, overrides: tuple[str, ..
 
         def log(event: dict[str, Any]) -> None:
             if row := event.get("validation"):
-                bar.write("  ".join(f"{key} {value}" for key, value in row.items()), file=None)
+                bar.write("  ".join(f"{key} {value}" for key, value in row.items()), file=sys.stderr)
             else:
                 bar.n = min(100 * run.progress(), 100)
                 bar.set_postfix_str(

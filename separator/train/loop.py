@@ -127,7 +127,8 @@ class Run:
                         break
                 self.block += 1
                 self._save()
-        self._validate(log)
+        if self.step % self.config.validate_every:
+            self._validate(log)
         self._save()
 
     def _rate(self) -> float:

@@ -1,0 +1,112 @@
+"""From stems to a model and back: prepare, train, split and evaluate, by their commands, on songs the test makes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from scripts import prepare
+from separator.cli import program
+from separator.train.config import load
+
+ROOT = Path(__file__).parents[1]
+RATE = 8000
+MODEL = {
+    "name": "tiny",
+    "stems": ["low", "high"],
+    "sample_rate": RATE,
+    "n_fft": 256,
+    "hop": 64,
+    "segment_s": 2.0,
+    "context_s": 0.2,
+    "fade_s": 0.1,
+    "spec": {"family": "trunk", "input_bands": 24, "hidden": 16, "lstm_hidden": 8, "layers": 1, "head": 16}
+    | {"fine_bins": 16, "mask_bands": 24},
+}
+
+
+def tones(seed, low, high, seconds=5):
+    """A stereo chord of five tones between two frequencies (Hz), `[2, T]`."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(seconds * RATE) / RATE
+    tone = sum(np.sin(2 * np.pi * rng.uniform(low, high) * t + rng.uniform(0, 6)) for _ in range(5)) / 10
+    return torch.from_numpy(np.stack([tone, 0.6 * tone]).astype(np.float32))
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(program, [str(each) for each in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def trained(tmp_path, write_wav, monkeypatch):
+    """The folder in which a model was trained for 40 steps."""
+    monkeypatch.chdir(tmp_path)
+    for split, songs in (("train", 3), ("valid", 1)):
+        for n in range(songs):
+            for s, (stem, band) in enumerate({"low": (60, 500), "high": (1500, 3500)}.items()):
+                write_wav(tmp_path / split / f"song{n}" / stem / "layer.wav", tones(10 * s + n, *band), RATE)
+        arguments = [str(tmp_path / split), str(tmp_path / "data" / split), "--sample-rate", str(RATE)]
+        done = CliRunner().invoke(prepare.main, arguments, catch_exceptions=False)
+        assert done.exit_code == 0
+    config = {
+        "model": MODEL,
+        "data": {"train": [{"folder": "data/train"}], "valid": "data/valid", "excerpt_s": 1.0, "rows": 8}
+        | {"remixes": 2, "valid_excerpts": 4},
+        "optim": {"batch_size": 4, "lr": 1e-2, "ema": 0.9},
+        "budget": {"max_steps": 40},
+        "validate_every": 20,
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+    done = invoke("train", "tiny.yaml", "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.strip() == "runs/tiny/tiny.safetensors"
+    return tmp_path
+
+
+def test_from_stems_to_a_model_that_splits_and_is_scored(trained, write_wav):
+    assert len(list(csv.DictReader((trained / "runs/tiny/history.csv").open()))) == 2
+    write_wav(trained / "song.wav", tones(77, 60, 500) + tones(88, 1500, 3500), RATE)
+    done = invoke("split", "song.wav", "-m", "runs/tiny/tiny.safetensors")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.split() == ["stems/song/low.wav", "stems/song/high.wav"]
+    evaluate = ("evaluate", "runs/tiny/tiny.safetensors", "--folder", "valid", "--oracle", "mix")
+    scored = invoke(*evaluate, "--oracle", "irm1")
+    assert scored.exit_code == 0, scored.stderr
+    assert [line.split()[0] for line in scored.stdout.splitlines()[1::2]] == ["tiny", "mix", "irm1"]
+    done = invoke(*evaluate, "--json", "--csv", "s.csv")
+    ours, mix = json.loads(done.stdout)
+    assert (ours["method"], mix["method"]) == ("tiny", "mix")
+    for stem in ("low", "high"):
+        assert ours["sdr_median_db"][stem] > mix["sdr_median_db"][stem] + 6     # 40 steps on a planted answer
+        assert ours["sdr_global_db"][stem] > mix["sdr_global_db"][stem] + 6
+    assert {row["stem"] for row in csv.DictReader((trained / "s.csv").open())} == {"low", "high"}
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_resume_ends_at_once(trained):
+    again = invoke("train", "tiny.yaml")
+    assert (again.exit_code, "--resume" in again.stderr) == (3, True)
+    resumed = invoke("train", "tiny.yaml", "--resume")
+    assert resumed.exit_code == 0 and resumed.stdout.strip() == "runs/tiny/tiny.safetensors"
+
+
+def test_errors_of_the_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    missing = invoke("train", "nothing.yaml")
+    assert missing.exit_code == 3 and "nothing.yaml: no such file" in missing.stderr
+    (tmp_path / "empty").mkdir()
+    none = invoke("evaluate", "mini", "--folder", "empty")
+    assert none.exit_code in (4, 5) and "hint" in none.stderr
+    unknown = invoke("evaluate", "umxhw", "--folder", "empty", "--oracle", "mix")
+    assert unknown.exit_code == 4 and "umxhq" in unknown.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path):
+    config = load(path)
+    assert config.model.name == path.stem
+    assert config.model.licence != "unknown" or path.stem != "mini"
