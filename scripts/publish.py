@@ -45,7 +45,8 @@ def _rounded(row: torch.Tensor) -> list[float | None]:
 def restated(card: ModelCard, config: Path, scores: Mapping[str, Any]) -> ModelCard:
     """The card with the words of the configuration file, and with the scores."""
     told = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
-    words = {key: told[key] for key in ("description", "licence", "attribution") if key in told}
+    restatable = ("description", "licence", "attribution", "segment_s", "context_s")
+    words = {key: told[key] for key in restatable if key in told}
     first = next(iter(scores.values()))["model"]["median_db"]
     sdr = {stem: value for stem, value in first.items() if value is not None}
     return ModelCard.model_validate(card.model_dump() | words | {"scores": {"sdr_db": sdr, **scores}})

@@ -37,8 +37,6 @@ class WindowScores:
         self.window = window
         self._held: Tensor | None = None
         self._windows: list[tuple[Tensor, Tensor, bool]] = []
-        self._signal: Tensor | float = 0.0
-        self._error: Tensor | float = 0.0
 
     def add(self, references: Tensor, estimates: Tensor) -> None:
         """Take the next block. Shapes: both `[S, C, n]`."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from separator import provenance
 from separator.audio import StemFormat
-from separator.errors import AudioError, UsageError
+from separator.audio.place import LONGEST_NAME
+from separator.errors import AudioError, ModelError, UsageError
+from separator.modelfile import file_sha256
 from separator.naming import check_template, render, track_name
+
+REMEDIES = ("{folder}/{track}/{stem}.{ext}", "{track}.{source_ext}/{stem}.{ext}",
+            "{folder}/{track}.{source_ext}/{stem}.{ext}")  # templates that may keep songs apart
 
 
 @dataclass(frozen=True)
 class Song:
-    """A song to split: a file, or an open binary stream that has no name of its own."""
+    """A song to split: a file, or a stream: an open binary file object without a name of its own, a FIFO, a device.
+
+    A stream can be read once, and only by whoever splits it.
+    """
 
     source: Path | BinaryIO
 
@@ -30,23 +40,41 @@ class Song:
         return str(self.path)
 
     @property
+    def is_stream(self) -> bool:
+        if not isinstance(self.source, Path):
+            return True
+        return os.path.exists(self.source) and not os.path.isfile(self.source) and not os.path.isdir(self.source)
+
+    @property
     def size(self) -> int | None:
         """In bytes; None where it is a stream or missing."""
         try:
-            return self.source.stat().st_size if isinstance(self.source, Path) else None
+            return None if self.is_stream else self.path.stat().st_size
         except OSError:
             return None
 
+    @functools.cached_property
+    def sha256(self) -> str | None:
+        """Of the file's bytes, read once in constant memory; None for a stream. Raises AudioError if unreadable."""
+        if self.is_stream:
+            return None
+        self.check()
+        try:
+            return file_sha256(self.path)
+        except ModelError as error:
+            raise AudioError(f"{self.path} cannot be read: {error.__cause__ or error.fact}") from error
 
     def check(self) -> None:
-        """Raise AudioError where it is plain, without decoding, that there is nothing to read."""
+        """Raise AudioError where it is plain, without decoding, that there is nothing to read. Opens only files."""
         if not isinstance(self.source, Path):
             return
         try:
-            if self.source.is_dir():
+            if stat.S_ISDIR(mode := self.source.stat().st_mode):
                 raise AudioError(f"{self.source} is a folder", hint=f"name its songs: {self.source}/*")
+            if not stat.S_ISREG(mode):
+                return
             with self.source.open("rb") as file:
-                if self.source.is_file() and not file.read(1):
+                if not file.read(1):
                     raise AudioError(f"{self.source} is empty")
         except FileNotFoundError as error:
             raise AudioError(f"{self.source} does not exist") from error
@@ -78,21 +106,27 @@ class Job:
     skip_existing: bool = False
 
     def stamp(self, song: Song) -> str:
-        """The comment line of the stems of `song`."""
+        """The comment line of the stems of `song`; the first call reads the whole file for its SHA-256."""
         shaping = {**self.options, "format": [self.fmt.extension, self.fmt.depth, self.fmt.bitrate],
                    "stems": list(self.stems), "start_s": self.start_s, "duration_s": self.duration_s,
                    "downmix": self.downmix}
-        return provenance.stamp(self.model, self.sha256, shaping, song.path.name, song.size)
+        return provenance.stamp(self.model, self.sha256, shaping, song.path.name, song.size, song.sha256)
 
 
 def outputs(song: Song, job: Job) -> dict[str, Path]:
-    """The file of each stem of `song`. Raises UsageError where the template leads out of `job.out` or joins stems."""
+    """The file of each stem of `song`.
+
+    Raises UsageError where the template leads out of `job.out`, joins stems, or makes a name too long for a disk.
+    """
     check_template(job.template)
-    track, folder = track_name(song.path), song.path.absolute().parent.name
     extension = job.fmt.extension
-    paths = {stem: render(job.template, job.out, track=track, stem=stem, ext=extension, model=job.model, folder=folder)
-             for stem in job.stems}
+    values = {"track": track_name(song.path), "folder": Path(os.path.abspath(song.path)).parent.name,
+              "source_ext": song.path.suffix.removeprefix("."), "model": job.model, "ext": extension}
+    paths = {stem: render(job.template, job.out, stem=stem, **values) for stem in job.stems}
     for path in paths.values():
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+            raise UsageError(f"the output of {song.name} would have a name of more than {LONGEST_NAME} bytes: {path}",
+                             hint="use a shorter --template or --out")
         if path.suffix != f".{extension}":
             raise UsageError(f"--template {job.template!r} must end in .{{ext}} (here .{extension})")
     if len(set(paths.values())) < len(paths):
@@ -100,19 +134,23 @@ def outputs(song: Song, job: Job) -> dict[str, Path]:
     return paths
 
 
-def plan(songs: Sequence[Song], job: Job) -> dict[Song, bool]:
-    """Check the whole run before any work: song -> whether it is already done and may be skipped.
+def plan(songs: Sequence[Song], job: Job) -> dict[Song, dict[str, Path]]:
+    """Check the whole run before any work; returns the files of each song (none where the stem goes to a sink).
 
-    Raises UsageError where two songs would write the same file, a stem would replace a song, or a file exists.
+    Raises UsageError where two songs would write the same file, a stem would replace a song, or a file exists. With
+    `job.skip_existing` what exists is a matter of each song alone: ask `is_done` when it is its turn.
     """
     if job.sink is not None:
-        return dict.fromkeys(songs, False)
+        return {song: {} for song in songs}
     files = {song: outputs(song, job) for song in songs}
-    _refuse_collisions(files)
-    return {song: is_done(song, paths, job) for song, paths in files.items()}
+    _refuse_collisions(files, job)
+    if not job.skip_existing:
+        for song, paths in files.items():
+            is_done(song, paths, job)
+    return files
 
 
-def _refuse_collisions(files: Mapping[Song, Mapping[str, Path]]) -> None:
+def _refuse_collisions(files: Mapping[Song, Mapping[str, Path]], job: Job) -> None:
     inputs = {_same_file(song.path) for song in files if isinstance(song.source, Path)}
     owner: dict[str, Song] = {}
     for song, paths in files.items():
@@ -122,7 +160,16 @@ def _refuse_collisions(files: Mapping[Song, Mapping[str, Path]]) -> None:
             other = owner.setdefault(_same_file(path), song)
             if other is not song:
                 raise UsageError(f"{other.name} and {song.name} would both write {path}",
-                                 hint='tell them apart by folder: --template "{folder}/{track}/{stem}.{ext}"')
+                                 hint=_keep_apart(files, job))
+
+
+def _keep_apart(songs: Collection[Song], job: Job) -> str:
+    for template in REMEDIES:
+        told = replace(job, template=template)
+        if len({_same_file(path) for song in songs for path in outputs(song, told).values()}) == \
+                len(songs) * len(job.stems):
+            return f'tell them apart: --template "{template}"'
+    return "split them separately, each with another --out"
 
 
 def _same_file(path: Path) -> str:
@@ -133,7 +180,8 @@ def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:
     """Whether `job.skip_existing` lets us skip `song`: all stems are there, made by this model with these options.
 
     Stems that are ours but incomplete (the program was killed) are to be made again.
-    Raises UsageError where files exist that may be neither skipped nor replaced.
+    Raises UsageError where files exist that may be neither skipped nor replaced, those of a stream among them: nobody
+    knows whether it gives the same song again. AudioError where stems exist, but the song cannot be read.
     """
     existing = [path for path in paths.values() if os.path.lexists(path)]
     if folders := [path for path in existing if path.is_dir()]:
@@ -142,6 +190,9 @@ def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:
         return False
     if not job.skip_existing:
         raise UsageError(f"{existing[0]} exists", hint="use --overwrite or --skip-existing, or another --out")
+    if song.is_stream:
+        raise UsageError(f"{existing[0]} exists, and a stream cannot be compared with it: {song.name}",
+                         hint="use --overwrite, or another --out")
     wanted = provenance.parse(job.stamp(song))
     for path in existing:
         if not provenance.same_work(provenance.read_stamp(path), wanted):

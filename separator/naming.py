@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from separator.errors import UsageError
 
-PLACEHOLDERS = ("track", "stem", "ext", "model", "folder")
+PLACEHOLDERS = ("track", "stem", "ext", "model", "folder", "source_ext")
 MAX_BYTES = 180  # of one name in UTF-8: file systems allow 255, and temporary names need some of it
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}")

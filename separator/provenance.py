@@ -14,10 +14,15 @@ from separator.errors import SepctlError
 PREFIX = "sepctl "
 
 
-def stamp(model: str, sha256: str, options: Mapping[str, Any], song: str, song_bytes: int | None) -> str:
-    """One line: `sepctl {"version": ..., "model": ..., "sha256": ..., "options": {...}, "song": ..., "bytes": ...}`."""
+def stamp(model: str, sha256: str, options: Mapping[str, Any], song: str, song_bytes: int | None,
+          song_sha256: str | None) -> str:
+    """One line: `sepctl {"version", "model", "sha256", "options": {...}, "song", "bytes", "song_sha256"}`.
+
+    `sha256` is the model file's; what is not known of a song from a stream is null.
+    """
     record = {"version": __version__, "model": model, "sha256": sha256, "options": dict(options),
-              "song": song.encode("utf-8", "replace").decode(), "bytes": song_bytes}
+              "song": song.encode("utf-8", "replace").decode(), "bytes": song_bytes,
+              "song_sha256": song_sha256}
     return PREFIX + json.dumps(record, ensure_ascii=False)
 
 

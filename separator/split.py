@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -135,9 +136,8 @@ def _new_folders(paths: Iterable[Path]) -> Iterator[None]:
     created: list[Path] = []
     try:
         for folder in dict.fromkeys(path.parent for path in paths):
-            missing = [each for each in (folder, *folder.parents) if not each.exists()]
+            created.extend(reversed([each for each in (folder, *folder.parents) if not os.path.exists(each)]))
             _make(folder)
-            created.extend(reversed(missing))
         yield
     except BaseException:
         for folder in reversed(created):
@@ -153,6 +153,11 @@ def _make(folder: Path) -> None:
         raise AudioError(f"cannot create {folder}/: a file is in the way", hint="use another --out") from error
     except PermissionError as error:
         raise AudioError(f"cannot create {folder}/: not allowed", hint="use another --out") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise AudioError(f"cannot create {folder}/: the name is too long",
+                         hint="use a shorter --template or --out") from error
 
 
 def _duration(reader: AudioReader, job: Job) -> float | None:
@@ -169,7 +174,7 @@ def _check_space(song: Song, reader: AudioReader, job: Job) -> None:
     if job.sink is not None or seconds is None:
         return
     need = len(job.stems) * seconds * _bytes_per_second(job.fmt, reader.sample_rate, reader.channels)
-    free = shutil.disk_usage(next(each for each in (job.out, *job.out.absolute().parents) if each.exists())).free
+    free = shutil.disk_usage(next(each for each in (job.out, *job.out.absolute().parents) if os.path.exists(each))).free
     if need > free:
         raise ResourceError(f"the stems of {song.name} need {need / 1e6:.0f} MB, but {job.out} has {free / 1e6:.0f} MB",
                             hint="free some space, use another --out, or a smaller --format such as flac")

@@ -215,6 +215,37 @@ def test_two_songs_with_the_same_name(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "stems/b/song/vocals.wav").exists()
 
 
+@pytest.mark.parametrize(("files", "hint"), [
+    (("ex.wav", "ex.flac"), '--template "{track}.{source_ext}/{stem}.{ext}"'),
+    (("a/ex.wav", "a/ex.flac", "b/ex.wav"), '--template "{folder}/{track}.{source_ext}/{stem}.{ext}"'),
+    (("ex.wav", "ex.stem.wav"), "split them separately, each with another --out"),
+])
+def test_the_hint_for_a_collision_is_one_that_helps(
+    run: Run, tmp_path: Path, files: tuple[str, ...], hint: str
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        noise(tmp_path / file)
+    done = run(*files)
+    assert done.exit_code == 2
+    assert done.stderr.endswith(f"{hint}\n")
+    if "--template" in hint:
+        assert len(run(*files, *hint.replace('"', "").split()).stdout.splitlines()) == len(files) * len(STEMS)
+
+
+@pytest.mark.parametrize(("options", "code"), [
+    (["--out", "o" * 300], 2), (["--out", "new/" + "o" * 300], 2),
+    (["--template", "{track}" * 80 + "/{stem}.{ext}"], 2), (["--template", "{stem}" * 60 + ".{ext}"], 2),
+    (["--out", "new/" + "/".join(["o" * 200] * 30)], 5),
+])
+def test_names_that_are_too_long(run: Run, tmp_path: Path, options: list[str], code: int) -> None:
+    song = noise(tmp_path / "song.wav")
+    done = run(song, *options)
+    assert done.exit_code == code, done.output
+    assert "hint: use a shorter --template or --out\n" in done.stderr
+    assert left(tmp_path) == {"song.wav"}
+
+
 def test_a_stem_never_replaces_a_song(run: Run, tmp_path: Path) -> None:
     song = noise(tmp_path / "vocals.wav")
     before = song.read_bytes()
@@ -422,7 +453,7 @@ def test_an_interrupt_in_the_middle(tmp_path: Path, tiny_model: Path, number: si
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "Error: interrupted"
+    assert stderr.splitlines()[-2:] == ["stopping ...", "Error: interrupted"]
     assert stdout.splitlines() == [f"stems/first/{stem}.wav" for stem in STEMS]
     assert left(tmp_path / "stems") == {"first", *(f"first/{stem}.wav" for stem in STEMS)}
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import soundfile
 import torch
 from click.testing import CliRunner, Result
 
-from separator import separate, split
+from separator import jobs, provenance, separate, split
 from separator.audio import read_tags
 from separator.cli import program
 from separator.modelfile import file_sha256
@@ -159,6 +163,16 @@ def test_template(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / done.stdout.strip()).is_file()
 
 
+def test_the_folder_of_a_song_above_the_current_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise(tmp_path / "LP/song.flac", 0.2)
+    (tmp_path / "LP/here").mkdir()
+    monkeypatch.chdir(tmp_path / "LP/here")
+    done = run("../song.flac", "--stems", "bass", "--template", "{folder} {track} {source_ext}.{ext}")
+    assert done.stdout == "stems/LP song flac.wav\n"
+
+
 @pytest.mark.parametrize(("file", "folder"), [
     ("夜に駆ける.wav", "夜に駆ける"), ("trailing dots... .wav", "trailing dots"), ("What?.wav", "What_"),
     ("a.b.c.wav", "a.b.c"), ("no extension", "no extension"), ("-dash.wav", "-dash"), ("new\nline.wav", "new_line"),
@@ -245,6 +259,73 @@ def test_skip_existing_notices_another_model_and_another_song(
     assert run(song, "--skip-existing").exit_code == 2
 
 
+def test_skip_existing_notices_another_song_of_the_same_name_and_size(run: Run, song: Path) -> None:
+    assert run(song).exit_code == 0
+    size, before = song.stat().st_size, song.read_bytes()
+    song.write_bytes(before[:-2] + bytes(byte ^ 1 for byte in before[-2:]))
+    assert song.stat().st_size == size
+    done = run(song, "--skip-existing")
+    assert done.exit_code == 2
+    assert "was not made from" in done.stderr
+    song.write_bytes(before)
+    assert run(song, "--skip-existing").exit_code == 0
+
+
+def test_stems_without_the_songs_hash_are_not_the_same_work(
+    run: Run, song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stems of versions that did not write it."""
+    stamp = provenance.stamp
+
+    def old(*arguments: Any) -> str:
+        record = json.loads(stamp(*arguments).removeprefix("sepctl "))
+        del record["song_sha256"]
+        return "sepctl " + json.dumps(record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "stamp", old)
+        assert run(song).exit_code == 0
+    assert run(song, "--skip-existing").exit_code == 2
+
+
+def test_a_song_is_hashed_once_and_only_where_needed(
+    run: Run, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(jobs, "file_sha256", lambda path: hashed.append(path) or file_sha256(path))
+    assert run(song).exit_code == 0
+    assert hashed == [song]
+    assert run(song).exit_code == 2  # stems exist: that is refused without a look at the song
+    assert hashed == [song]
+    (tmp_path / "stems/song/bass.wav").unlink()
+    assert run(song, "--skip-existing").exit_code == 0  # compared, and made again
+    assert hashed == [song, song]
+
+
+def test_one_stale_or_missing_song_does_not_stop_skip_existing(run: Run, tmp_path: Path) -> None:
+    songs = [noise(tmp_path / f"{name}.wav", 0.2) for name in ("a", "bb", "ccc", "dddd")]
+    assert run(*songs[:2], "--wiener", "1").exit_code == 0
+    assert run(songs[2]).exit_code == 0
+    before = snapshot(tmp_path / "stems/a")
+    songs[1].unlink()
+    done = run(*songs, "--skip-existing")
+    assert done.exit_code == 1
+    assert "Error: stems/a/vocals.wav exists, but was not made from" in done.stderr
+    assert f"Error: {songs[1]} does not exist\n" in done.stderr
+    assert f"{songs[2]}: already split, skipped\n" in done.stderr
+    assert done.stdout.splitlines() == [f"stems/dddd/{stem}.wav" for stem in STEMS]
+    assert "4 songs: 1 done, 1 skipped, 2 failed" in done.stderr
+    assert snapshot(tmp_path / "stems/a") == before
+
+
+def test_a_stream_is_never_taken_for_done(run: Run, song: Path, tmp_path: Path) -> None:
+    assert run("-", stdin=song.read_bytes()).exit_code == 0
+    assert json.loads(read_tags(tmp_path / "stems/stdin/bass.wav")["comment"].removeprefix("sepctl "))["bytes"] is None
+    done = run("-", "--skip-existing", stdin=song.read_bytes())
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--skip-existing cannot tell whether stdin" in done.stderr
+
+
 def test_skip_existing_makes_incomplete_songs_again(run: Run, song: Path, tmp_path: Path) -> None:
     assert run(song).exit_code == 0
     (tmp_path / "stems/song/bass.wav").unlink()
@@ -257,10 +338,10 @@ def test_skip_existing_makes_incomplete_songs_again(run: Run, song: Path, tmp_pa
 def test_what_appears_during_the_run_is_safe_too(
     run: Run, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(*_: object) -> dict[Any, bool]:
+    def late(*_: object) -> dict[Any, dict[str, Path]]:
         (tmp_path / "stems/song").mkdir(parents=True)
         (tmp_path / "stems/song/vocals.wav").write_text("mine")
-        return {split.Song(song): False}
+        return {split.Song(song): {}}
 
     monkeypatch.setattr("separator.jobs.plan", late)
     done = run(song)
@@ -275,6 +356,7 @@ def test_stems_tell_what_made_them(run: Run, song: Path, tiny_model: Path, tmp_p
     record = json.loads(comment.removeprefix("sepctl "))
     assert (record["model"], record["sha256"]) == ("tiny", file_sha256(tiny_model))
     assert (record["song"], record["bytes"]) == ("song.wav", song.stat().st_size)
+    assert record["song_sha256"] == hashlib.sha256(song.read_bytes()).hexdigest()
     assert record["options"]["wiener"] == 1
     assert record["options"]["stems"] == STEMS
 
@@ -344,6 +426,44 @@ def test_a_song_given_twice_is_split_once(run: Run, song: Path) -> None:
 def test_stdin_to_a_folder(run: Run, song: Path, tmp_path: Path) -> None:
     assert run("-", stdin=song.read_bytes()).exit_code == 0
     assert files(tmp_path / "stems") == {f"stdin/{stem}.wav" for stem in STEMS}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_fifo_is_read_once_as_a_stream(song: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """As in `sepctl split <(ffmpeg ...)`. In a process of its own, for the failure is that it hangs."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(song.read_bytes()), daemon=True)
+    writer.start()
+    command = [sys.executable, "-m", "separator", "split", str(fifo), "-m", str(tiny_model), "--stems", "bass"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    writer.join(10)
+    assert (done.returncode, done.stdout) == (0, "stems/fifo/bass.wav\n"), done.stderr
+    assert soundfile.info(tmp_path / "stems/fifo/bass.wav").frames == 24000
+    again = subprocess.run([*command, "--skip-existing"], cwd=tmp_path, capture_output=True, text=True, timeout=90,
+                           check=False)
+    assert again.returncode == 2
+    assert "exists, and a stream cannot be compared with it" in again.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize(("arguments", "words"), [
+    ("- <&-", "Error: stdin is closed\n"), ("song.wav -o - --stems bass >&-", "Error: stdout is closed\n"),
+])
+def test_closed_descriptors_are_a_usage_error(
+    song: Path, tiny_model: Path, tmp_path: Path, arguments: str, words: str
+) -> None:
+    command = f'"{sys.executable}" -m separator split -m "{tiny_model}" {arguments}'
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(words)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+def test_a_closed_stderr_hinders_nothing(song: Path, tiny_model: Path, tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m separator split -m "{tiny_model}" song.wav --stems bass 2>&-'
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "stems/song/bass.wav\n")
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac"])

@@ -87,6 +87,17 @@ def test_from_stems_to_a_model_that_splits_and_is_scored(trained, write_wav):
     assert {row["stem"] for row in csv.DictReader((trained / "s.csv").open())} == {"low", "high"}
 
 
+def test_a_song_that_cannot_be_scored_does_not_stop_the_others(trained, tmp_path):
+    (tmp_path / "valid" / "broken" / "low").mkdir(parents=True)
+    (tmp_path / "valid" / "broken" / "low" / "x.wav").write_bytes(b"not audio")
+    evaluate = ("evaluate", "runs/tiny/tiny.safetensors", "--folder", "valid")
+    done = invoke(*evaluate, "--csv", "s.csv")
+    assert done.exit_code == 1 and "broken" in done.stderr and "1 of 2 songs" in done.stderr
+    assert "tiny" in done.stdout and len(list(csv.DictReader((tmp_path / "s.csv").open()))) == 2
+    done = invoke(*evaluate, "--csv", "nowhere/s.csv")
+    assert done.exit_code == 2 and "--csv" in done.stderr and not done.stdout
+
+
 def test_a_second_run_in_the_same_folder_is_refused_and_resume_ends_at_once(trained):
     again = invoke("train", "tiny.yaml")
     assert (again.exit_code, "--resume" in again.stderr) == (3, True)

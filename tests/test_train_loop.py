@@ -189,5 +189,14 @@ def test_config_errors_name_file_and_key(tmp_path, config):
         load_config(path, ["optim.lr=-1"])
     with pytest.raises(ConfigError, match="no such file"):
         load_config(tmp_path / "missing.yaml")
+    for override in ("optim.lr=[", "optim.lr.x=1", "data.train.x=1", "data.train.9.folder=x", "seed"):
+        with pytest.raises(ConfigError, match="--set"):
+            load_config(path, [override])
+    with pytest.raises(ConfigError, match="family umx"):
+        load_config(path, ["model.spec={family: umx}"])
+    with pytest.raises(ConfigError, match="more bands than"):
+        load_config(path, ["model.spec.fine_bins=4000"])
+    with pytest.raises(ConfigError, match="unknown key modell\\n.*did you mean model"):
+        load_config(path, ["modell=1"])
     with pytest.raises(ConfigError, match="exactly one of max_steps and max_minutes"):
         load_config(path, ["budget.max_minutes=3"])

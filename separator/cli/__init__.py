@@ -5,8 +5,11 @@ Nothing heavy is imported before a command needs it: `sepctl --help` must answer
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import signal
+import sys
 import traceback
 from types import FrameType
 from typing import Any, NoReturn
@@ -91,8 +94,9 @@ def run() -> NoReturn:
 def _stop_cleanly_on_signals() -> None:
     """Turn the first signal into a KeyboardInterrupt in the main thread, so that `with` blocks clean up.
 
-    The second is ignored (`timeout` and shells often send two), the third kills. Signals that the parent ignores
-    (nohup, background jobs) stay ignored.
+    It is answered on stderr at once, for the cleaning up takes as long as the batch in work. The second is ignored
+    (`timeout` and shells often send two), the third kills. Signals that the parent ignores (nohup, background jobs)
+    stay ignored.
     """
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     received = 0
@@ -101,6 +105,7 @@ def _stop_cleanly_on_signals() -> None:
         nonlocal received
         received += 1
         if received == 1:
+            _tell_stopping()
             raise KeyboardInterrupt
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
@@ -108,3 +113,11 @@ def _stop_cleanly_on_signals() -> None:
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
+
+
+def _tell_stopping() -> None:
+    """Past Python's buffers, whose lock the interrupted code may hold; on a terminal below its progress bar."""
+    if sys.__stderr__ is None:
+        return  # closed at the start: the descriptor may be another file by now
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nstopping ...\n" if os.isatty(2) else b"stopping ...\n")

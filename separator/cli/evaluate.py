@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 
 from separator.cli import device as devices
 from separator.cli import types
+from separator.errors import AudioError, SepctlError, UsageError
 
 if TYPE_CHECKING:
     from separator.evaluation import WindowScores
@@ -64,15 +66,47 @@ def evaluate(
     separator = Separator.load(model, wiener=wiener, device=devices.choose(device))
     methods = {separator.card.name: method_of(separator)}
     methods |= {name: {"mix": mix_itself, "irm1": ratio_mask}[name] for name in oracle}
-    rows = []
-    for song in true_songs(folder, separator.stems):
-        for name, method in methods.items():
-            scores = score(song, separator.stems, method, start_s, duration_s)
-            rows += _rows(song.name, name, separator.stems, scores)
-    if csv_path:
-        _write_csv(csv_path, rows)
-    summary = _summary(rows, list(methods), separator.stems)
-    click.echo(json.dumps(summary) if as_json else _table(summary, separator.stems))
+    rows: list[dict[str, Any]] = []
+    songs, failed = true_songs(folder, separator.stems), 0
+    with _table_file(csv_path) as write:
+        for song in songs:
+            try:
+                scored = {
+                    name: score(song, separator.stems, each, start_s, duration_s) for name, each in methods.items()
+                }
+            except AudioError as error:
+                failed += 1
+                click.echo(f"{song.name}: {error}", err=True)
+                continue
+            new = [row for name, scores in scored.items() for row in _rows(song.name, name, separator.stems, scores)]
+            write(new)
+            rows += new
+    if rows:
+        summary = _summary(rows, list(methods), separator.stems)
+        click.echo(json.dumps(summary) if as_json else _table(summary, separator.stems))
+    if failed:
+        raise SepctlError(f"{failed} of {len(songs)} songs could not be scored")
+
+
+@contextlib.contextmanager
+def _table_file(path: Path | None) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    """Writes rows as they come, so that an interrupted evaluation keeps what it has; opened before any work."""
+    if path is None:
+        yield lambda rows: None
+        return
+    try:
+        file = path.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--csv {path}: cannot be written ({error.strerror})") from error
+    with file:
+        writer = csv.DictWriter(file, fieldnames=["song", "method", "stem", "sdr_median_db", "sdr_global_db"])
+        writer.writeheader()
+
+        def write(rows: Sequence[dict[str, Any]]) -> None:
+            writer.writerows(rows)
+            file.flush()
+
+        yield write
 
 
 def _rows(song: str, method: str, stems: Sequence[str], scores: WindowScores) -> list[dict[str, Any]]:
@@ -87,13 +121,6 @@ def _rows(song: str, method: str, stems: Sequence[str], scores: WindowScores) ->
         }
         for s, stem in enumerate(stems)
     ]
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _summary(rows: Sequence[dict[str, Any]], methods: Sequence[str], stems: Sequence[str]) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class Human:
         self.label = shown(f"{song.path.name} [{self.count}/{self.total}]" if self.total > 1 else song.path.name)
 
     def progress(self, done_s: float, total_s: float | None) -> None:
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty():
             return
         if self.bar is None:
             layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"

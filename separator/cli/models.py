@@ -132,10 +132,12 @@ def path(name: str) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Name of the new model; umxhq, umx or umxl for their published files.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write this file instead of one in the cache.")
+@click.option("--overwrite", is_flag=True, help="Replace a model of that name, or that file, if it exists.")
 @click.option("--licence", default="unknown", show_default=True, help="Licence of the weights, as an SPDX identifier.")
 @click.option("--source", default="", help="Where the weights come from; kept in the card.")
 @ACCEPT
-def import_model(folder: Path, name: str, out: Path | None, licence: str, source: str, accept_license: bool) -> None:
+def import_model(folder: Path, name: str, out: Path | None, overwrite: bool, licence: str, source: str,
+                 accept_license: bool) -> None:
     """Turn a FOLDER of Open-Unmix files, one .pth per stem, into a model; print its path.
 
     The stem is the beginning of the file's name: vocals.pth, drums-9619578f.pth. Nothing in the files is executed.
@@ -143,7 +145,7 @@ def import_model(folder: Path, name: str, out: Path | None, licence: str, source
     from separator import pulling
     from separator.registry import default
 
-    made = pulling.import_folder(default(), folder, name, out=out, accept_license=accept_license,
+    made = pulling.import_folder(default(), folder, name, out=out, overwrite=overwrite, accept_license=accept_license,
                                  licence=licence, source=source)
     click.echo(os.fsencode(made))
 

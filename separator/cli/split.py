@@ -44,7 +44,7 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
               help="Of wav (all three) and flac (16, 24).  [default: 16]")
 @click.option("--bitrate", type=bit_rate, metavar="RATE", help="Of mp3, ogg, opus and m4a, e.g. 192k.")
 @click.option("--template", default="{track}/{stem}.{ext}", show_default=True,
-              help="Path of a stem inside --out; also {model} and {folder}, the name of the song's folder.")
+              help="Path of a stem inside --out; also {model}, and the song's {folder} and {source_ext}.")
 @click.option("--device", default="auto", show_default=True, type=device, metavar="DEVICE",
               help="auto, cpu, cuda or cuda:N.")
 @click.option("--wiener", type=click.IntRange(0, 10), metavar="N",
@@ -91,12 +91,19 @@ def _check(songs: Sequence[Path], options: dict[str, Any]) -> None:
         raise UsageError("--duration must be greater than 0")
     if songs.count(DASH) > 1:
         raise UsageError("stdin (-) can be read only once")
+    if DASH in songs and options["skip_existing"]:
+        raise UsageError("--skip-existing cannot tell whether stdin (-) gives a song that was split before",
+                         hint="use --overwrite, or another --out")
+    if DASH in songs and sys.stdin is None:
+        raise UsageError("stdin is closed", hint="pipe a song into it: sepctl split - < song.mp3")
     if DASH in songs and sys.stdin.isatty():
         raise UsageError("stdin is a terminal", hint="pipe a song into it: sepctl split - < song.mp3")
     if options["out"] != DASH:
         return
     if len(songs) > 1 or options["as_json"]:
         raise UsageError("--out - writes the stem of one song to stdout: no second song, and no --json beside it")
+    if sys.stdout is None:
+        raise UsageError("stdout is closed", hint="sepctl split song.mp3 -o - --stems vocals > vocals.wav")
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal", hint="sepctl split song.mp3 -o - --stems vocals > vocals.wav")
 
@@ -172,17 +179,21 @@ def _events(total: int, options: dict[str, Any]) -> Events:
 
 def _run(songs: Sequence[Song], job: Job, separator: Callable[[], Separator], events: Events) -> None:
     """Split every song; raise at the end if any failed: a single song's own error, else how many."""
-    from separator.jobs import plan
+    from separator.jobs import is_done, plan
 
     started, failures = time.perf_counter(), []
     counts = {"done": 0, "skipped": 0, "failed": 0}
-    for song, is_done in plan(songs, job).items():
-        if is_done:
-            events.skipped(song)
-            counts["skipped"] += 1
-            continue
+    for song, paths in plan(songs, job).items():
+        error: SepctlError | None = None
+        try:
+            if is_done(song, paths, job):
+                events.skipped(song)
+                counts["skipped"] += 1
+                continue
+        except SepctlError as caught:
+            error = caught
         events.started(song)
-        error = _split_one(song, job, separator, events, alone=len(songs) == 1)
+        error = error or _split_one(song, job, separator, events, alone=len(songs) == 1)
         counts["failed" if error else "done"] += 1
         if error:
             failures.append(error)

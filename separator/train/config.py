@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from separator.card import Frozen, ModelCard
+from separator.card import Frozen, ModelCard, TrunkSpec
 from separator.errors import ConfigError
 
 Probability = float
@@ -96,7 +96,12 @@ class Config(Frozen):
     validate_every: PositiveInt = 400  # steps
 
     @model_validator(mode="after")
-    def _divides(self) -> Config:
+    def _fits(self) -> Config:
+        spec = self.model.spec
+        if not isinstance(spec, TrunkSpec):
+            raise ValueError(f"networks of the family {spec.family} cannot be trained yet, only trunk")
+        if max(spec.fine_bins + spec.mask_bands, spec.input_bands) > self.model.bins:
+            raise ValueError(f"model.spec asks for more bands than the {self.model.bins} bins there are")
         if self.data.rows % self.optim.batch_size:
             raise ValueError(f"data.rows {self.data.rows} must be a multiple of batch_size {self.optim.batch_size}")
         return self
@@ -124,29 +129,37 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
-    dotted, equals, value = override.partition("=")
+    """Set one dotted key in what the file says; numbers in it count in lists."""
+    dotted, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--set {override}: expected KEY=VALUE", hint="for example --set optim.lr=3e-4")
     *parents, last = dotted.split(".")
     node: Any = raw
-    for key in parents:
-        node = (
-            node.setdefault(int(key) if isinstance(node, list) else key, {})
-            if isinstance(node, dict)
-            else node[int(key)]
-        )
-    node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+    try:
+        value = yaml.safe_load(text)
+        for key in parents:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not YAML", hint="quote it for the shell") from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        hint = "the keys stand in docs/training.md"
+        raise ConfigError(f"--set {override}: there is no such place", hint=hint) from error
 
 
 def _explain(path: Path, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+    """The first unknown key, which is mostly why another one is missing; else the first complaint."""
+    errors = error.errors()
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     dotted = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return ConfigError(f"{path}: {dotted or 'configuration'}: {first['msg']} (got {first['input']!r:.80})")
     near = difflib.get_close_matches(dotted, list(_keys(Config)), n=1)
-    return ConfigError(
-        f"{path}: unknown key {dotted}", hint=f"did you mean {near[0]}?" if near else "see docs/training.md"
-    )
+    hint = f"did you mean {near[0]}?" if near else "the keys stand in docs/training.md"
+    return ConfigError(f"{path}: unknown key {dotted}", hint=hint)
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
