@@ -28,6 +28,7 @@ class TrunkSpec(Frozen):
     """A compact network: one BLSTM trunk shared by all stems, one mask head per stem."""
 
     family: Literal["trunk"] = "trunk"
+    level_s: PositiveFloat = 6.0        # features are relative to the mean power of this much music around
     input_bands: PositiveInt = 144      # log-spaced bands per channel that the trunk sees
     hidden: PositiveInt = 256           # width after the first layer
     lstm_hidden: PositiveInt = 192      # per direction
@@ -54,6 +55,7 @@ class ModelCard(Frozen):
     context_s: PositiveFloat = 2.0      # of it, heard but not used at each inner edge
     fade_s: PositiveFloat = 0.1         # linear cross-fade between neighbouring segments
     wiener: int = Field(default=0, ge=0)  # EM iterations of the multichannel Wiener filter; 0: masks only
+    complete: bool = True               # the stems together are the whole mix
     residual: str | None = None         # the stem that receives what no stem claims (ultrasound, rounding)
     description: str = ""
     licence: str = "unknown"            # of the weights, as an SPDX identifier where one exists

@@ -57,7 +57,7 @@ def pool(values: Tensor, edges: Sequence[int]) -> Tensor:
 class Trunk(nn.Module):
     """Masks for any of the card's stems.
 
-    The level of the segment is taken out before the trunk and the masks are relative to the mix, so the
+    The level of the music around is taken out before the trunk and the masks are relative to the mix, so the
     output scales with the input exactly: quiet transfers and loud masters meet the same network.
 
     Shape: mix `[B, C, F, T]` complex -> masks `[B, S, C, F, T]`, non-negative, unbounded above.
@@ -73,6 +73,7 @@ class Trunk(nn.Module):
             raise TypeError(f"the card describes a {card.spec.family} network")
         spec = card.spec
         self.channels = card.channels
+        self.level_frames = round(spec.level_s * card.sample_rate / card.hop)
         self.input_edges = band_edges(card.bins, 0, spec.input_bands)
         self.mask_edges = band_edges(card.bins, spec.fine_bins, spec.mask_bands)
         widths = torch.tensor(self.mask_edges).diff()
@@ -92,10 +93,14 @@ class Trunk(nn.Module):
         )
 
     def features(self, power: Tensor) -> Tensor:
-        """Log band powers relative to the segment's mean power. Shape: `[B, C, F, T]` -> `[B, T, C*K]`."""
+        """Log band powers relative to the power around each frame. Shape: `[B, C, F, T]` -> `[B, T, C*K]`.
+
+        A window and not the whole segment: else a frame would look different in each segment that holds it.
+        """
         bands = pool(power.transpose(2, 3), self.input_edges)  # [B, C, T, K]
-        level = bands.mean(dim=(1, 2, 3), keepdim=True)
-        bands = torch.log10(bands / level.clamp_min(1e-30) + 1e-6)  # 60 dB below the mean: silence
+        near = self.level_frames // 2
+        level = F.avg_pool1d(bands.mean(dim=(1, 3))[:, None], 2 * near + 1, 1, near, count_include_pad=False)
+        bands = torch.log10(bands / level[..., None].clamp_min(1e-30) + 1e-6)  # 60 dB below the level: silence
         return bands.transpose(1, 2).flatten(2)  # [B, T, C*K]
 
     def band_masks(self, features: Tensor, stems: Sequence[str], frames: slice = slice(None)) -> Tensor:
