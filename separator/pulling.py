@@ -62,15 +62,17 @@ def pull(registry: Registry, name: str, *, accept_license: bool = False, offline
 
 
 def import_folder(registry: Registry, folder: Path, name: str, *, out: Path | None = None,
-                  accept_license: bool = False, **fields: Any) -> Path:
+                  overwrite: bool = False, accept_license: bool = False, **fields: Any) -> Path:
     """Turn a folder of Open-Unmix .pth files into a model file, by default in the cache, where `name` finds it.
 
     For a name of the registry the files must be the published ones, and licence and authors come from there;
-    `fields` (licence, source, ...) fill the card of any other. Raises `ModelError` as `import_umx` does.
+    `fields` (licence, source, ...) fill the card of any other. Raises `ModelError` as `import_umx` does, and
+    `UsageError` where the file exists already, unless `overwrite` allows to replace it.
     """
     entry = registry.accept(name, accept_license)
     if entry and not entry.files:
         raise ModelError(f"{name} is the name of a bundled model", hint="choose another --name")
+    _check_free(out or registry.path(name), name, overwrite)
     if entry:
         _check_published(find_pth(folder), name, entry)
         fields = entry.card_fields()
@@ -80,6 +82,7 @@ def import_folder(registry: Registry, folder: Path, name: str, *, out: Path | No
         return out
     target = registry.path(card.name)
     with _lock(target):
+        _check_free(target, name, overwrite)                # another process may have been faster
         _store(registry, target, card, estimator)
     return target
 
@@ -97,6 +100,11 @@ def _store(registry: Registry, target: Path, card: ModelCard, estimator: nn.Modu
         raise write_error(target, error) from error
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _check_free(target: Path, name: str, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists already", hint=f"--overwrite replaces it; or import {name} as another name")
 
 
 def _check_published(paths: Mapping[str, Path], name: str, entry: Entry) -> None:

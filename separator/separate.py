@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from separator.errors import AudioError, ModelError, ResourceError, UsageError
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 16     # samples: what `separate` feeds to `stream` at a time
+CHANNELS = 8        # no song has more: what seems to have them is the other way round
+WANTED = "pass float32 torch tensors [channels, samples] within +-1"
 
 
 class Separator:
@@ -43,7 +46,7 @@ class Separator:
         wiener: int | None = None,
         exact_sum: bool = True,
         device: str | torch.device = "cpu",
-        batch: int = 4,
+        batch: int | None = None,
     ) -> None:
         """Prepare to run `estimator`, the network that `card` describes.
 
@@ -53,19 +56,21 @@ class Separator:
         wiener: iterations of the multichannel Wiener filter, 0 for masks only; None: what the card says.
         exact_sum: make all stems together sum to the mix. In each bin they share what none of them claims; what
             remains then, rounding and sound above the model's range, goes to `card.residual`, or to the last stem.
-            Without effect where not all the stems are wanted, and on a model of one stem.
-        batch: segments that pass the network together.
+            Without effect where not all the stems are wanted, and on a model whose stems are not the whole mix: one
+            of a single stem, or one whose card is not `complete`.
+        batch: segments that pass the network together; None: 2 on the CPU, where more are no faster, else 4.
 
-        Raises UsageError for options that contradict each other or the model.
+        Raises UsageError for options that contradict each other or the model, and for a device that is not there.
         """
         self.card = card
-        self.device = torch.device(device)
+        self.device = _device(device)
         self.wiener = card.wiener if wiener is None else wiener
         self.exact_sum = exact_sum
-        self.batch = batch
+        self.batch = (2 if self.device.type == "cpu" else 4) if batch is None else batch
         self.rest = rest
         self._wanted = tuple(card.stems if stems is None else stems)
         self._check_options()
+        self._whole = card.complete and len(self._wanted) == len(card.stems) > 1
         self.stems = self._wanted if rest is None else (*self._wanted, rest)
         self._estimator = estimator.eval().to(self.device)
         self._stft = Stft(card.n_fft, card.hop).to(self.device)
@@ -87,9 +92,8 @@ class Separator:
 
     def separate(self, audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
         """Split a song `[C, T]` in memory into its stems, each `[C, T]`. Options and errors as for `stream`."""
-        if audio.dim() != 2:
-            raise UsageError(f"audio must be of shape [channels, samples], not {list(audio.shape)}")
-        blocks = audio.detach().to("cpu", torch.float32).split(BLOCK, dim=-1)
+        _check_audio(audio)
+        blocks = audio.split(BLOCK, dim=-1)
         empty = torch.empty(len(self.stems), audio.shape[0], 0)
         joined = torch.cat([empty, *self.stream(blocks, sample_rate)], dim=-1)
         return dict(zip(self.stems, joined.unbind(), strict=True))
@@ -98,14 +102,15 @@ class Separator:
         """Split a song that comes in blocks `[C, any]`, and yield blocks `[S, C, n]` of its stems.
 
         The stems have the song's own rate, channels and length, and not a bit of them depends on the sizes of the
-        blocks. Mono songs are given to all of the model's channels, whose answers are averaged. Blocks are float32 in
-        the CPU's memory. Holds about `batch` segments and their stems, however long the song is.
+        blocks. Mono songs are given to all of the model's channels, whose answers are averaged. Blocks are copied, so
+        one buffer may be filled again and again. Holds about `batch` segments and their stems, however long the song
+        is.
 
-        Raises AudioError for more channels than the model has, and for samples that are not numbers; ModelError where
-        the network answers with such; ResourceError where not even one segment fits into memory.
+        Raises UsageError for blocks that are not floating-point tensors of that shape; AudioError for more channels
+        than the model has, and for samples that are not numbers; ModelError where the network answers with such;
+        ResourceError where not even one segment fits into memory.
         """
-        if sample_rate < 1:
-            raise UsageError(f"the sample rate must be positive (got {sample_rate})")
+        _check_rate(sample_rate)
         song = _Song()
         heard = resample(song.listen(blocks), sample_rate, self.card.sample_rate)
         mixes = cut((self._widen(block) for block in heard), self.length, self.overlap)
@@ -127,22 +132,22 @@ class Separator:
         """
         spectra = self._stft(mix.to(self.device))                               # [B, C, F, T]
         masks = self._estimator(spectra, self._wanted)                          # [B, S, C, F, T]
-        stems = [self._stems(*item, mix.shape[-1]) for item in zip(spectra, masks, strict=True)]
-        if not all(bool(item.isfinite().all()) for item in stems):
+        stems = mix.new_empty(len(mix), len(self._wanted), *mix.shape[1:], device=self.device)
+        for item, spectrum, mask in zip(stems, spectra, masks, strict=True):    # one by one: less memory
+            for stem, refined in zip(item, self._refine(spectrum, mask), strict=True):
+                stem.copy_(self._stft.inverse(refined, mix.shape[-1]))
+        if not all(bool(extreme.isfinite()) for extreme in stems.aminmax()):    # NaN, if any, is both extremes
             raise ModelError(f"{self.card.name} answered with values that are not finite",
                              hint="the model file may come from a training that diverged")
-        return torch.stack(stems)
+        return stems
 
-    def _stems(self, mix: Tensor, masks: Tensor, length: int) -> Tensor:
-        """One mix `[C, F, T]` and its masks `[S, C, F, T]` -> the stems wanted `[S, C, length]`."""
+    def _refine(self, mix: Tensor, masks: Tensor) -> Tensor:
+        """One mix `[C, F, T]` and its masks `[S, C, F, T]` -> the stems wanted `[S, C, F, T]`."""
         stems = apply_masks(mix, masks)
-        every = len(stems) == len(self.card.stems) > 1
         if self.wiener:         # the filter needs something to tell the stems from: all the others, or what is left
-            known = stems if every else torch.cat([stems, (mix - stems.sum(dim=0))[None]])
+            known = stems if self._whole else torch.cat([stems, (mix - stems.sum(dim=0))[None]])
             stems = refine(mix, known, self.wiener)[: len(stems)]
-        if self.exact_sum and every:
-            stems = share_residual(mix, stems)
-        return torch.stack([self._stft.inverse(stem, length) for stem in stems])    # one by one: less memory
+        return share_residual(mix, stems) if self.exact_sum and self._whole else stems
 
     def _run(self, mixes: Iterable[Tensor]) -> Iterator[Tensor]:
         """Mixes `[C, T]` -> their stems `[S, C, T]`; neighbours of equal length pass the network together.
@@ -184,7 +189,7 @@ class Separator:
         if self.rest is not None:
             return torch.cat([stems, (mix - stems.sum(0))[None]])
         stems = stems.clone()
-        if self.exact_sum and set(self._wanted) == set(self.card.stems) and len(stems) > 1:
+        if self.exact_sum and self._whole:
             heir = -1 if self.card.residual is None else self._wanted.index(self.card.residual)
             stems[heir] += mix - stems.sum(0)
         return stems
@@ -223,10 +228,12 @@ class _Song:
         self._samples = 0
 
     def listen(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pass blocks `[C, any]` on, checked, and remember them."""
+        """Pass copies of blocks `[C, any]` on, checked, and remember them."""
         for block in blocks:
-            if block.dim() != 2 or (self.channels and block.shape[0] != self.channels):
-                raise UsageError(f"blocks must be of shape [channels, samples], not {list(block.shape)}")
+            _check_audio(block)
+            if self.channels and block.shape[0] != self.channels:
+                raise UsageError(f"blocks must be of {self.channels} channels like the first, not {block.shape[0]}")
+            block = block.detach().to("cpu", torch.float32, copy=True)      # the caller may use its memory again
             finite = block.isfinite().all(dim=0)
             if not finite.all():
                 first = self._samples + int(finite.int().argmin())
@@ -248,6 +255,39 @@ class _Song:
             missing -= block.shape[-1]
             parts.append(block)
         return torch.cat(parts, dim=-1)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device, once it has taken and given back a number."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:      # a torch without CUDA asserts
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"device {str(device)!r} cannot be used: {reason}",
+                         hint="pass 'cpu', or 'cuda' where torch.cuda.is_available()") from error
+    return found
+
+
+def _check_rate(sample_rate: object) -> None:
+    if not isinstance(sample_rate, Integral) or isinstance(sample_rate, bool):
+        raise UsageError(f"the sample rate must be an int, in Hz (got {sample_rate!r})")
+    if int(sample_rate) < 1:
+        raise UsageError(f"the sample rate must be positive (got {sample_rate})")
+
+
+def _check_audio(audio: object) -> None:
+    """Raise UsageError for what cannot be a block of a song; other precisions than float32 are converted later."""
+    if not isinstance(audio, Tensor):
+        raise UsageError(f"audio must be a torch tensor, not {type(audio).__module__}.{type(audio).__name__}",
+                         hint=f"{WANTED}: torch.from_numpy makes them of arrays")
+    if audio.dim() != 2 or not 1 <= audio.shape[0] <= CHANNELS:
+        turned = audio.dim() == 2 and 1 <= audio.shape[1] <= CHANNELS
+        raise UsageError(f"audio and its blocks must be of shape [channels, samples], not {list(audio.shape)}",
+                         hint="pass audio.T" if turned else WANTED)
+    if not audio.is_floating_point():
+        raise UsageError(f"samples must be floating-point numbers, not {str(audio.dtype).removeprefix('torch.')}",
+                         hint=f"{WANTED}: divide 16-bit integers by 32768")
 
 
 def _out_of_memory(error: BaseException) -> bool:

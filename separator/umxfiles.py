@@ -67,7 +67,8 @@ def import_umx(folder: Path, name: str, **fields: Any) -> tuple[ModelCard, nn.Mo
     rates = [float(state["sample_rate"]) for state in states.values() if "sample_rate" in state]
     form = forms[first] | {"sample_rate": round(rates[0]) if rates else DEFAULT_RATE} | _read_json(folder)
     files = {stem: {"file": path.name, "sha256": file_sha256(path)} for stem, path in paths.items()}
-    defaults = {"wiener": 1, "description": "Open-Unmix", "training": {"imported": files}}
+    defaults = {"wiener": 1, "description": "Open-Unmix", "training": {"imported": files},
+                "complete": set(paths) == set(STEMS)}       # of others nobody can tell whether they sum to the mix
     try:
         card = ModelCard.model_validate({"name": name, "stems": tuple(paths), **form, **defaults, **fields})
     except ValidationError as error:

@@ -106,6 +106,23 @@ def test_import_to_a_file(sepctl: Sepctl, folder: Path, tmp_path: Path) -> None:
     assert sepctl("verify", out).exit_code == 0
 
 
+@pytest.mark.parametrize("to_file", [True, False])
+def test_import_replaces_nothing_unless_asked_to(
+    sepctl: Sepctl, registry: Registry, folder: Path, tmp_path: Path, to_file: bool
+) -> None:
+    path = tmp_path / "mine.safetensors" if to_file else registry.path("mine")
+    words = ["import", folder, "--name", "mine", *(["-o", path] if to_file else [])]
+    assert sepctl(*words, "--source", "first").exit_code == 0
+    refused = sepctl(*words, "--source", "second")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"{path} exists already" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert read_card(path).source == "first"
+    assert sepctl(*words, "--source", "second", "--overwrite").exit_code == 0
+    assert read_card(path).source == "second"
+    assert sepctl("verify", path).exit_code == 0
+
+
 def test_one_bad_model_does_not_hide_the_others(sepctl: Sepctl, registry: Registry) -> None:
     sepctl("pull", "tiny")
     (registry.models / "broken.safetensors").write_text("no")

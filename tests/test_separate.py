@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def card(**changes: Any) -> ModelCard:
     """Segments of 0.5 s at 8 kHz, of which 0.05 s of context at each end, and a fade of 0.025 s."""
     numbers: dict[str, Any] = {"sample_rate": RATE, "n_fft": 256, "hop": 64, "segment_s": 0.5, "context_s": 0.05,
                                "fade_s": 0.025, "residual": "other"}
-    return ModelCard(name="tiny", stems=STEMS, **{"spec": UmxSpec(), **numbers, **changes})
+    return ModelCard(**{"name": "tiny", "stems": STEMS, "spec": UmxSpec(), **numbers, **changes})
 
 
 class Shares(nn.Module):
@@ -132,6 +133,11 @@ def test_batches_are_of_equal_segments_in_a_fixed_order() -> None:
         frames = 1 + separator.length // 64
         last = 1 + (separator.overlap + 100) // 64
         assert network.calls == [(3, 2, 129, frames), (3, 2, 129, frames), (1, 2, 129, frames), (1, 2, 129, last)]
+
+
+def test_two_segments_pass_together_on_a_cpu() -> None:
+    assert Separator(card(), Blstm()).batch == 2
+    assert Separator(card(), Blstm(), batch=3).batch == 3
 
 
 def test_batches_change_nothing_but_rounding() -> None:
@@ -329,6 +335,9 @@ def test_a_mono_model_refuses_stereo() -> None:
         ({"stems": ["bass"], "rest": "vocals"}, "cannot be called 'vocals'"),
         ({"wiener": -1}, "wiener"),
         ({"batch": 0}, "batch"),
+        ({"device": "auto"}, "device 'auto' cannot be used.*pass 'cpu'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used.*pass 'cpu'"),
+        ({"device": "meta"}, "device 'meta' cannot be used"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(options: dict[str, Any], message: str) -> None:
@@ -343,6 +352,80 @@ def test_blocks_of_other_shapes_are_refused() -> None:
             list(separator.stream(blocks, RATE))
     with pytest.raises(UsageError, match="rate"):
         list(separator.stream([torch.zeros(2, 5)], 0))
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (np.zeros((2, 5), dtype=np.float32), "not numpy.ndarray.*float32 torch tensors.*from_numpy"),
+        ([[0.0, 0.0]], "not builtins.list"),
+        (torch.zeros(2, 5, dtype=torch.int16), "not int16.*float32.*divide"),
+        (torch.zeros(2, 5, dtype=torch.complex64), "not complex64"),
+        (torch.zeros(1000, 2), r"shape .channels, samples., not .1000, 2.*pass audio.T"),
+        (torch.zeros(9, 9), "shape"),
+        (torch.zeros(0, 9), "shape"),
+        (torch.zeros(1, 2, 9), "shape"),
+    ],
+)
+def test_what_is_no_audio_is_refused_with_what_to_pass(audio: Any, message: str) -> None:
+    separator = Separator(card(), Shares(1, 1, 1, 1))
+    with pytest.raises(UsageError, match=f"(?s){message}") as caught:
+        separator.separate(audio, RATE)
+    assert "--downmix" not in str(caught.value)
+    with pytest.raises(UsageError, match=f"(?s){message}"):
+        list(separator.stream([audio], RATE))
+
+
+@pytest.mark.parametrize("sample_rate", [8000.0, "8000", None, True])
+def test_a_sample_rate_that_is_no_integer_is_refused(sample_rate: Any) -> None:
+    separator = Separator(card(), Shares(1, 1, 1, 1))
+    with pytest.raises(UsageError, match="must be an int, in Hz"):
+        separator.separate(torch.zeros(2, 5), sample_rate)
+    with pytest.raises(UsageError, match="must be an int, in Hz"):
+        list(separator.stream([torch.zeros(2, 5)], sample_rate))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("sample_rate", [8000, 11025])
+def test_other_precisions_are_converted(dtype: torch.dtype, sample_rate: int) -> None:
+    separator = Separator(card(), Blstm())
+    x = torch.randn(2, 5000, dtype=dtype)
+    y = run(separator, x, sample_rate)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, run(separator, x.float(), sample_rate))
+    assert torch.equal(separator.separate(x, sample_rate)["bass"], y[2])
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 11025])
+def test_one_buffer_may_be_filled_again_and_again(sample_rate: int) -> None:
+    separator = Separator(card(), Blstm())
+    x = torch.randn(2, 9000)
+
+    def blocks() -> Iterator[Tensor]:
+        buffer = torch.empty(2, 1000)
+        for block in x.split(1000, dim=-1):
+            yield buffer.copy_(block)
+
+    y = torch.cat(list(separator.stream(blocks(), sample_rate)), dim=-1)
+    assert torch.equal(y, run(separator, x, sample_rate))
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 11025])
+def test_stems_that_are_not_the_whole_mix_are_not_made_to_sum_to_it(sample_rate: int) -> None:
+    x = torch.randn(2, 9000)
+    some = Separator(card(stems=STEMS[:2], residual=None, complete=False), Shares(0.5, 0.2))
+    y = run(some, x, sample_rate)
+    assert torch.equal(y, run(Separator(some.card, Shares(0.5, 0.2), exact_sum=False), x, sample_rate))
+    heard = run(Separator(card(), Shares(1, 0, 0, 0), stems=["vocals"]), x, sample_rate)   # without too high tones
+    torch.testing.assert_close(y, torch.cat([0.5 * heard, 0.2 * heard]), rtol=0, atol=5e-6)
+
+
+def test_the_wiener_filter_of_an_incomplete_model_is_told_what_is_left() -> None:
+    """Second road: a complete model whose last stem is exactly what the first two leave."""
+    x = torch.randn(2, 3 * RATE)
+    two = Separator(card(stems=STEMS[:2], residual=None, complete=False), Shares(0.5, 0.3), wiener=1)
+    three = Separator(card(stems=STEMS[:3], residual=None), Shares(0.5, 0.3, 0.2), wiener=1, exact_sum=False)
+    torch.testing.assert_close(run(two, x), run(three, x)[:2], rtol=0, atol=1e-6)
 
 
 def test_a_song_in_memory_goes_through_the_same_stream() -> None:

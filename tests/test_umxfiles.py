@@ -37,6 +37,21 @@ def test_import_umx_computes_what_open_unmix_computes(tmp_path: Path, legacy: bo
             torch.testing.assert_close(ours, oracles[stem](mix.abs()), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("stems", "complete"), [
+    (("vocals", "drums", "bass", "other"), True),
+    (("vocals", "drums"), False),
+    (("vocals", "drums", "bass", "other", "piano"), False),
+    (("vocals",), False),
+])
+def test_only_the_usual_four_are_known_to_be_the_whole_mix(
+    tmp_path: Path, stems: tuple[str, ...], complete: bool
+) -> None:
+    for stem in stems:
+        torch.save(make_umx(1).state_dict(), tmp_path / f"{stem}.pth")
+    assert import_umx(tmp_path, "m")[0].complete == complete
+    assert import_umx(tmp_path, "m", complete=True)[0].complete
+
+
 def test_import_umx_takes_rate_and_hop_from_the_trainers_settings(tmp_path: Path) -> None:
     torch.save(make_umx(1).state_dict(), tmp_path / "vocals.pth")
     assert import_umx(tmp_path, "m")[0].sample_rate == 44100

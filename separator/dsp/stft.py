@@ -56,7 +56,7 @@ class Stft(nn.Module):
             raise ValueError(f"{length} samples have {self.frames(length)} frames, not {frames}")
         pieces = torch.fft.irfft(spectrum.transpose(-1, -2), n=self.n_fft)      # [..., frames, n_fft]
         window = self.window.to(pieces.dtype)
-        audio = self._overlap_add(pieces * window)
+        audio = self._overlap_add(pieces.mul_(window))
         envelope = self._overlap_add(window.square().expand(frames, -1))
         kept = slice(self.n_fft // 2, self.n_fft // 2 + length)
         return audio[..., kept] / envelope[kept]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 CPU_BINS = 64       # bins filtered at once on a CPU: the work stays in its cache, and memory small
+CPU_FRAMES = 32     # frames that share their residual at once there: likewise
 
 
 def apply_masks(mix: Tensor, masks: Tensor) -> Tensor:
@@ -50,11 +51,14 @@ def share_residual(mix: Tensor, stems: Tensor) -> Tensor:
 
     Shape: mix `[..., C, F, T]`, stems `[..., S, C, F, T]`, complex -> new stems of the same shape.
     """
-    residual = mix - stems.sum(dim=-4)
-    power = stems.abs().square()
-    total = power.sum(dim=-4, keepdim=True)
-    share = torch.where(total > 0, power / total, 1 / stems.shape[-4])
-    return stems + share * residual.unsqueeze(-4)
+    step = CPU_FRAMES if mix.device.type == "cpu" else mix.shape[-1]
+    shared = stems.new_empty(stems.mT.shape).mT                                 # bins side by side, as Stft has them
+    for some, x, y in zip(shared.split(step, -1), mix.split(step, -1), stems.split(step, -1), strict=True):
+        power = _square(y)
+        total = power.sum(dim=-4, keepdim=True)
+        share = torch.where(total > 0, power / total, 1 / stems.shape[-4])
+        torch.add(y, _times((x - y.sum(dim=-4)).unsqueeze(-4), share), out=some)
+    return shared
 
 
 def _filter(x: Tensor, y: Tensor, eps: float) -> Tensor:
