@@ -543,7 +543,8 @@ def test_a_hole_is_noticed_where_it_is_and_not_only_at_the_end(tmp_path, kind):
     data[at:at + 50] = np.random.default_rng(1).bytes(50)
     path.write_bytes(data)
     assert read(path, duration_s=2.0).shape[1] > 0
-    with pytest.raises(AudioError, match=r"damaged at [345]\.\d+ s: [\d.]+ s of audio are missing"):
+    told = r"damaged at [345]\.\d+ s: ([\d.]+ s of audio are missing|the decoder cannot go on)"    # FFmpeg 8, FFmpeg 7
+    with pytest.raises(AudioError, match=told):
         read(path, duration_s=6.5)
 
 
