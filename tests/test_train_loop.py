@@ -10,8 +10,9 @@ from separator import modelfile
 from separator.errors import AudioError, ConfigError, SepctlError
 from separator.train.config import Config
 from separator.train.config import load as load_config
-from separator.train.data import Excerpts, songs
+from separator.train.excerpts import Excerpts
 from separator.train.loop import Run
+from separator.train.prepared import songs
 
 RATE = 4000
 TINY = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from separator.models.trunk import band_edges
-from separator.train.config import Augment, Loss
-from separator.train.losses import squared_error, thresholded_sdr
+from separator.train.augment import Augment, response
+from separator.train.losses import Loss, squared_error, thresholded_sdr
 from separator.train.remix import Remixer, collect, measure, spectra
 from separator.train.validation import sdr
 
@@ -89,18 +89,18 @@ def test_swap_polarity_and_gain_act_as_on_waveforms(planes):
     a, b = (next(r.batches(planes, 1, 6, torch.Generator().manual_seed(3))) for r in (swap, still))
     torch.testing.assert_close(a.stems.sum((2, 3, 4)), b.stems.sum((2, 3, 4)))
     torch.testing.assert_close(a.power.flip(1), b.power)
-    response = Remixer(STILL.model_copy(update={"polarity": 1.0}), EDGES, BINS, 1).response(2, 3, torch.Generator())
-    assert torch.equal(response, -torch.ones(2, 3, 2, BINS))
-    response = Remixer(STILL.model_copy(update={"gain_db": 6.0}), EDGES, BINS, 1).response(200, 3, torch.Generator())
-    assert 10 ** (-6 / 20) - 1e-4 < response.min() < 0.53 and 1.9 < response.max() < 10 ** (6 / 20) + 1e-4
-    assert torch.equal(response[:, :, 0], response[:, :, 1])  # gain alone keeps the panning
+    factor = response(STILL.model_copy(update={"polarity": 1.0}), 2, 3, BINS, torch.Generator())
+    assert torch.equal(factor, -torch.ones(2, 3, 2, BINS))
+    factor = response(STILL.model_copy(update={"gain_db": 6.0}), 200, 3, BINS, torch.Generator())
+    assert 10 ** (-6 / 20) - 1e-4 < factor.min() < 0.53 and 1.9 < factor.max() < 10 ** (6 / 20) + 1e-4
+    assert torch.equal(factor[:, :, 0], factor[:, :, 1])  # gain alone keeps the panning
 
 
 def test_dropped_stems_are_silent_and_equalisation_is_smooth():
-    dropped = Remixer(STILL.model_copy(update={"drop_stem": 1.0}), EDGES, BINS, 1).response(4, 3, torch.Generator())
+    dropped = response(STILL.model_copy(update={"drop_stem": 1.0}), 4, 3, BINS, torch.Generator())
     assert not dropped.any()
-    response = Remixer(STILL.model_copy(update={"equalise_db": 4.0}), EDGES, BINS, 1).response(50, 4, torch.Generator())
-    db = 20 * response[:, :, 0].log10()
+    factor = response(STILL.model_copy(update={"equalise_db": 4.0}), 50, 4, BINS, torch.Generator())
+    db = 20 * factor[:, :, 0].log10()
     assert 3 < db.std() < 5
     assert db[..., 64:].diff().abs().max() < 1  # neighbouring bins nearly alike
 

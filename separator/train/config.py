@@ -12,50 +12,9 @@ from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, Positive
 
 from separator.card import Frozen, ModelCard, TrunkSpec
 from separator.errors import ConfigError
-
-Probability = float
-
-
-class Source(Frozen):
-    """A folder of prepared songs (`scripts/prepare.py`) and how often to draw from it."""
-
-    folder: Path  # holds <song>/<stem>/<layer>.npy
-    weight: PositiveFloat = 1.0  # relative to the other sources
-
-
-class Data(Frozen):
-    """Where excerpts come from, and how they are drawn."""
-
-    train: tuple[Source, ...] = Field(min_length=1)
-    valid: Path  # a folder of prepared songs, never trained on
-    excerpt_s: PositiveFloat = 6.0  # Open-Unmix's length: a few bars
-    valid_excerpts: PositiveInt = 48  # evenly spaced over the validation songs
-    silent: float = Field(default=0.1, ge=0, le=1)  # share of silent excerpts accepted: absence must be learnt too
-    drop_layer: float = Field(default=0.15, ge=0, le=1)  # probability that a layer of a stem is left out
-    rows: PositiveInt = 32  # excerpts transformed together and remixed among themselves
-    stride: PositiveInt = 2  # the loss reads every second frame: neighbours share 3/4 of their samples
-    remixes: PositiveInt = 4  # times a row is used before it is drawn anew: saves decoding and transforms
-
-
-class Augment(Frozen):
-    """Changes of each stem in each mix; linear, so that they are exact in the transform domain."""
-
-    coherent: float = Field(default=0.3, ge=0, le=1)  # share of mixes whose stems stay together
-    drop_stem: float = Field(default=0.1, ge=0, le=1)  # probability that a stem is silent in a mix
-    balance: bool = True  # bring the stems of incoherent mixes to one level first: none drowns
-    gain_db: NonNegativeFloat = 6.0  # uniform in +-gain_db per stem
-    swap: float = Field(default=0.5, ge=0, le=1)  # probability that left and right change places
-    polarity: float = Field(default=0.5, ge=0, le=1)  # probability that a stem is turned upside down
-    pan_db: NonNegativeFloat = 3.0  # uniform difference of level between the channels
-    equalise_db: NonNegativeFloat = 4.0  # standard deviation of a smooth random response per stem
-
-
-class Loss(Frozen):
-    """Thresholded signal-to-distortion ratio (Wisdom et al., ICASSP 2021), full band and per band group."""
-
-    threshold_db: PositiveFloat = 20.0  # errors this far below the mix no longer count: more would pay for silencing
-    groups: PositiveInt = 8  # band groups judged one by one, so that quiet treble counts as well
-    group_share: float = Field(default=0.5, ge=0, le=1)  # weight of the groups against the full band
+from separator.train.augment import Augment
+from separator.train.excerpts import Data
+from separator.train.losses import Loss
 
 
 class Optim(Frozen):

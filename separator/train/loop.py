@@ -25,7 +25,7 @@ from separator.dsp.ahead import ahead
 from separator.errors import ConfigError, SepctlError
 from separator.models.trunk import Trunk
 from separator.train.config import Config
-from separator.train.data import Excerpts
+from separator.train.excerpts import Excerpts
 from separator.train.losses import thresholded_sdr
 from separator.train.remix import Batch, Remixer, spectra
 from separator.train.validation import Validation

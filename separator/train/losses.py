@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from separator.train.config import Loss
+from separator.card import Frozen
 from separator.train.remix import Batch
+
+
+class Loss(Frozen):
+    """Thresholded signal-to-distortion ratio (Wisdom et al., ICASSP 2021), full band and per band group."""
+
+    threshold_db: PositiveFloat = 20.0  # errors this far below the mix no longer count: more would pay for silencing
+    groups: PositiveInt = 8  # band groups judged one by one, so that quiet treble counts as well
+    group_share: float = Field(default=0.5, ge=0, le=1)  # weight of the groups against the full band
 
 
 def squared_error(masks: Tensor, batch: Batch) -> Tensor:

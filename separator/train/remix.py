@@ -12,16 +12,14 @@ so that no full-resolution spectrum passes through the network's graph.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from separator.models.trunk import pool
-from separator.train.config import Augment
+from separator.train.augment import Augment, response
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Remixer:
         return torch.where(coherent, together[:, None], apart), coherent
 
     def _mix(self, rows: Tensor, chosen: Tensor, gain: Tensor, generator: torch.Generator) -> Batch:
-        factor = gain[..., None, None] * self.response(chosen.shape[0], chosen.shape[1], generator)  # [B, S, C, F]
+        factor = gain[..., None, None] * response(self.augment, chosen.shape[0], chosen.shape[1], self.bins, generator)  # [B, S, C, F]
         swap = (torch.rand(chosen.shape, generator=generator) < self.augment.swap).tolist()
         first = int(torch.randint(self.stride, (), generator=generator))
         if self._stems.shape != rows.shape[1:]:
@@ -127,22 +125,3 @@ class Remixer:
                     torch.mul(source, factor[b, s, c], out=self._stems[s, c])
             items.append(measure(self._stems, self.edges, first, self.stride))
         return collect(items, first, self.stride)
-
-    def response(self, batch: int, stems: int, generator: torch.Generator) -> Tensor:
-        """Gain, polarity, panning, dropout and equalisation as one real factor. Shape: `[B, S, 2, F]`."""
-        a = self.augment
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator)
-
-        level = (2 * uniform(batch, stems, 1) - 1) * a.gain_db
-        pan = (uniform(batch, stems, 1) - 0.5) * a.pan_db
-        level_db = level + torch.cat([pan, -pan], dim=-1)  # [B, S, 2]
-        knots = torch.randn(batch * stems, 1, 7, generator=generator) * a.equalise_db
-        octaves = torch.linspace(0, 1, 512)  # log axis, resampled to bins
-        curve = F.interpolate(knots, size=len(octaves), mode="linear", align_corners=True)[:, 0]
-        position = torch.log2(1 + torch.arange(self.bins)) / math.log2(self.bins) * (len(octaves) - 1)
-        curve = curve[:, position.long()].view(batch, stems, 1, self.bins)
-        sign = torch.where(uniform(batch, stems, 1, 1) < a.polarity, -1.0, 1.0)
-        kept = uniform(batch, stems, 1, 1) >= a.drop_stem
-        return sign * kept * 10 ** ((level_db[..., None] + curve) / 20)

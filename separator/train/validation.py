@@ -7,8 +7,8 @@ from torch import Tensor
 
 from separator.models.trunk import Trunk
 from separator.train.config import Config
-from separator.train.data import songs
 from separator.train.losses import squared_error, thresholded_sdr
+from separator.train.prepared import songs
 from separator.train.remix import Batch, collect, measure, spectra
 
 

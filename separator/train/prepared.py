@@ -1,4 +1,4 @@
-"""Prepared songs, and excerpts of them: each drawn from (seed, block) alone.
+"""Prepared songs: decoded once, read by offset.
 
 A prepared song is `<folder>/<song>/<stem>/<layer>.npy`, each an int16 array `[frames, 2]` at the model's rate, so that
 an excerpt costs one short read per layer whatever the song's length. Read, not memory-mapped: where the songs do not
@@ -18,10 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from separator.errors import AudioError
-from separator.train.config import Data
-
-SILENCE = 1e-3  # root mean square of an excerpt below which it counts as silent: -60 dB
-TRIES = 6  # draws for an excerpt that is not silent
 
 
 @dataclass(frozen=True)
@@ -85,51 +81,3 @@ def songs(folder: Path) -> list[Song]:
     if not found:
         raise AudioError(f"{folder}: no prepared songs", hint="run scripts/prepare.py SOURCE DESTINATION first")
     return found
-
-
-class Excerpts:
-    """Draws rows: one excerpt of every stem, from one place of one song as far as the song has the stem."""
-
-    def __init__(self, data: Data, stems: Sequence[str], sample_rate: int, seed: int) -> None:
-        self.stems = tuple(stems)
-        self.length = round(data.excerpt_s * sample_rate)
-        self.data = data
-        self.seed = seed
-        sources = [(source.weight, songs(source.folder)) for source in data.train]
-        self.songs = [song for _, found in sources for song in found]
-        self.weights = np.array([weight / len(found) for weight, found in sources for _ in found])
-        for stem in self.stems:
-            if not any(stem in song.layers for song in self.songs):
-                raise AudioError(f"no training song has the stem {stem}", hint="check data.train and model.stems")
-
-    def rows(self, block: int) -> Tensor:
-        """The rows of one block. Shape: `[rows, S, C, T]`; depends on (seed, block) alone."""
-        rng = np.random.default_rng((self.seed, block))
-        return torch.stack([self._row(rng) for _ in range(self.data.rows)])
-
-    def _row(self, rng: np.random.Generator) -> Tensor:
-        song = self._song(rng, None)
-        start = self._start(rng, song)
-        return torch.stack([self._excerpt(rng, song, start, stem) for stem in self.stems])
-
-    def _excerpt(self, rng: np.random.Generator, song: Song, start: int, stem: str) -> Tensor:
-        """The stem at the row's own place, or, where that is silent, mostly from elsewhere."""
-        accept_silence = rng.random() < self.data.silent
-        for _ in range(TRIES):
-            gains = self._layer_gains(rng, song, stem)
-            audio = song.excerpt(stem, start, self.length, gains)
-            if accept_silence or float(audio.square().mean()) > SILENCE**2:
-                break
-            song = self._song(rng, stem)
-            start = self._start(rng, song)
-        return audio
-
-    def _layer_gains(self, rng: np.random.Generator, song: Song, stem: str) -> list[float]:
-        return [float(rng.random() >= self.data.drop_layer) for _ in song.layers.get(stem, [])]
-
-    def _song(self, rng: np.random.Generator, stem: str | None) -> Song:
-        weights = self.weights * [stem is None or stem in song.layers for song in self.songs]
-        return self.songs[rng.choice(len(self.songs), p=weights / weights.sum())]
-
-    def _start(self, rng: np.random.Generator, song: Song) -> int:
-        return int(rng.integers(0, max(song.frames - self.length, 0) + 1))
