@@ -16,13 +16,16 @@ from separator.card import ModelCard
 from separator.dsp.rate import resample
 from separator.dsp.segments import cut, join
 from separator.dsp.stft import Stft
-from separator.dsp.wiener import apply_masks, refine, share_residual
+from separator.dsp.wiener import filter_masks, share_masks
 from separator.errors import AudioError, ModelError, ResourceError, UsageError
+from separator.models import prepare
+from separator.models.precision import DTYPES, Precision, resolve
 
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 16     # samples: what `separate` feeds to `stream` at a time
 CHANNELS = 8        # no song has more: what seems to have them is the other way round
+BATCH = 8           # segments: the recurrent layers are nearly as fast on eight as on one; more only takes memory
 WANTED = "pass float32 torch tensors [channels, samples] within +-1"
 
 
@@ -46,7 +49,8 @@ class Separator:
         wiener: int | None = None,
         exact_sum: bool = True,
         device: str | torch.device = "cpu",
-        batch: int | None = None,
+        batch: int = BATCH,
+        precision: Precision = "auto",
     ) -> None:
         """Prepare to run `estimator`, the network that `card` describes.
 
@@ -58,7 +62,9 @@ class Separator:
             remains then, rounding and sound above the model's range, goes to `card.residual`, or to the last stem.
             Without effect where not all the stems are wanted, and on a model whose stems are not the whole mix: one
             of a single stem, or one whose card is not `complete`.
-        batch: segments that pass the network together; None: 2 on the CPU, where more are no faster, else 4.
+        batch: segments that pass the network together, at most.
+        precision: of the network's layers: fp32, bf16, fp16 (CUDA), or auto: half precision where the hardware has it.
+            `precision` of the separator then says which.
 
         Raises UsageError for options that contradict each other or the model, and for a device that is not there.
         """
@@ -66,13 +72,14 @@ class Separator:
         self.device = _device(device)
         self.wiener = card.wiener if wiener is None else wiener
         self.exact_sum = exact_sum
-        self.batch = (2 if self.device.type == "cpu" else 4) if batch is None else batch
+        self.batch = batch
         self.rest = rest
         self._wanted = tuple(card.stems if stems is None else stems)
         self._check_options()
         self._whole = card.complete and len(self._wanted) == len(card.stems) > 1
         self.stems = self._wanted if rest is None else (*self._wanted, rest)
-        self._estimator = estimator.eval().to(self.device)
+        self.precision = resolve(precision, self.device)
+        self._estimator = prepare(estimator.eval().to(self.device), DTYPES[self.precision])
         self._stft = Stft(card.n_fft, card.hop).to(self.device)
         self.fade = round(card.fade_s * card.sample_rate)
         self.overlap = 2 * round(card.context_s * card.sample_rate) + self.fade
@@ -115,7 +122,7 @@ class Separator:
         heard = resample(song.listen(blocks), sample_rate, self.card.sample_rate)
         mixes = cut((self._widen(block) for block in heard), self.length, self.overlap)
         stems = (self._narrow(segment, song.channels) for segment in self._run(mixes))
-        joined = join(stems, self.overlap, self.fade)
+        joined = join(stems, self.fade, self.fade)
         for part in resample(joined, self.card.sample_rate, sample_rate):
             mix = song.take(part.shape[-1])
             if mix.shape[-1]:                                   # back from another rate there may be one sample more
@@ -124,65 +131,98 @@ class Separator:
         if mix.shape[-1]:
             yield self._complete(mix, mix.new_zeros(len(self._wanted), *mix.shape))
 
-    @torch.inference_mode()
     def forward(self, mix: Tensor) -> Tensor:
         """Mixes `[B, C, T]` at the model's rate and channels -> the stems wanted, without the rest, `[B, S, C, T]`.
 
         Every mix passes whole: memory grows with T. The result is on the separator's device.
         """
-        spectra = self._stft(mix.to(self.device))                               # [B, C, F, T]
-        masks = self._estimator(spectra, self._wanted)                          # [B, S, C, F, T]
-        stems = mix.new_empty(len(mix), len(self._wanted), *mix.shape[1:], device=self.device)
-        for item, spectrum, mask in zip(stems, spectra, masks, strict=True):    # one by one: less memory
-            for stem, refined in zip(item, self._refine(spectrum, mask), strict=True):
-                stem.copy_(self._stft.inverse(refined, mix.shape[-1]))
-        if not all(bool(extreme.isfinite()) for extreme in stems.aminmax()):    # NaN, if any, is both extremes
-            raise ModelError(f"{self.card.name} answered with values that are not finite",
-                             hint="the model file may come from a training that diverged")
-        return stems
+        whole = slice(0, mix.shape[-1])
+        return torch.stack(self._forward(mix, [whole] * len(mix)))
 
-    def _refine(self, mix: Tensor, masks: Tensor) -> Tensor:
-        """One mix `[C, F, T]` and its masks `[S, C, F, T]` -> the stems wanted `[S, C, F, T]`."""
-        stems = apply_masks(mix, masks)
+    @torch.inference_mode()
+    def _forward(self, mix: Tensor, kept: Sequence[slice]) -> list[Tensor]:
+        """As `forward`, but each mix is answered only for the samples that are kept of it: `[S, C, n]` each."""
+        length = mix.shape[-1]
+        spectra = self._stft(mix.to(self.device))                               # [B, C, F, T]
+        heard = self._estimator.hear(spectra, self._wanted)
+        answers = []
+        for spectrum, state, samples in zip(spectra, heard, kept, strict=True):
+            frames = self._stft.frames_of(samples, length)
+            masks = self._estimator.masks(state, self._wanted, frames)          # [S, C, K, t]
+            stems = self._stems(spectrum[..., frames], masks)
+            answers.append(torch.stack([self._stft.inverse_part(stem, samples, length) for stem in stems]))
+            if not all(bool(extreme.isfinite()) for extreme in answers[-1].aminmax()):  # NaN, if any, is both extremes
+                raise ModelError(f"{self.card.name} answered with values that are not finite",
+                                 hint="the model file may come from a training that diverged")
+        return answers
+
+    def _stems(self, mix: Tensor, masks: Tensor) -> Iterator[Tensor]:
+        """One mix `[C, F, T]` and its masks `[S, C, K, T]` -> the stems wanted, `[C, F, T]` each."""
+        exact = self.exact_sum and self._whole
         if self.wiener:         # the filter needs something to tell the stems from: all the others, or what is left
-            known = stems if self._whole else torch.cat([stems, (mix - stems.sum(dim=0))[None]])
-            stems = refine(mix, known, self.wiener)[: len(stems)]
-        return share_residual(mix, stems) if self.exact_sum and self._whole else stems
+            masks = self._per_bin(masks)
+            known = masks if self._whole else torch.cat([masks, 1 - masks.sum(dim=0, keepdim=True)])
+            yield from filter_masks(mix, known, self.wiener, exact=exact)[: len(masks)]
+            return
+        for mask in share_masks(masks) if exact else masks:
+            yield mix * self._per_bin(mask)
+
+    def _per_bin(self, masks: Tensor) -> Tensor:
+        """Masks `[..., K, T]`, one value per band -> one per bin, `[..., F, T]`."""
+        bands = self._estimator.bands
+        return masks if bands is None else masks.mT[..., bands].mT
 
     def _run(self, mixes: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Mixes `[C, T]` -> their stems `[S, C, T]`; neighbours of equal length pass the network together.
+        """Segments `[C, T]` -> the part of their stems that is used, `[S, C, n]`.
 
-        Which ones do follows from their lengths alone, so that it is the same whatever blocks a song came in.
+        Neighbours of equal length pass the network together: two at first, so that the first stems come soon, then ever
+        more. Which ones do follows from their lengths alone, so that it is the same whatever blocks a song came in.
         """
-        group: list[Tensor] = []
-        for mix in mixes:
-            if group and mix.shape != group[0].shape:
+        group: list[tuple[Tensor, slice]] = []
+        size = 2
+        for each in self._kept(mixes):
+            if group and each[0].shape != group[0][0].shape:
                 yield from self._run_group(group)
                 group = []
-            group.append(mix)
-            if len(group) >= self.batch:
+            group.append(each)
+            if len(group) >= min(size, self.batch):
                 yield from self._run_group(group)
                 group = []
+                size *= 2
         if group:
             yield from self._run_group(group)
 
-    def _run_group(self, mixes: list[Tensor]) -> Iterator[Tensor]:
+    def _kept(self, segments: Iterable[Tensor]) -> Iterator[tuple[Tensor, slice]]:
+        """Each segment with the samples that are used of it: without the contexts at its inner edges."""
+        context = (self.overlap - self.fade) // 2
+        start, held = 0, None
+        for segment in segments:
+            if held is not None:
+                yield held, slice(start, held.shape[-1] - context)
+                start = context
+            held = segment
+        if held is not None:
+            yield held, slice(start, held.shape[-1])
+
+    def _run_group(self, group: list[tuple[Tensor, slice]]) -> Iterator[Tensor]:
         """As `_run`, of equal lengths; where memory runs out, in halves from then on."""
         try:
-            stems = self.forward(torch.stack(mixes)).cpu()
+            mixes, kept = zip(*group, strict=True)
+            stems = [answer.cpu() for answer in self._forward(torch.stack(mixes), kept)]
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            if len(mixes) == 1:
-                seconds = mixes[0].shape[-1] / self.card.sample_rate
+            if len(group) == 1:
+                seconds = group[0][0].shape[-1] / self.card.sample_rate
                 raise ResourceError(f"a segment of {seconds:.0f} s does not fit into the memory of {self.device}",
                                     hint="free some memory, or use another device") from error
         else:
             yield from stems
             return
-        self.batch = len(mixes) // 2        # outside `except`: the error held the failed attempt's tensors
+        self.batch = len(group) // 2        # outside `except`: the error held the failed attempt's tensors
         log.warning("out of memory on %s: going on with %d segments at once", self.device, self.batch)
-        yield from self._run(mixes)
+        for first in range(0, len(group), self.batch):
+            yield from self._run_group(group[first : first + self.batch])
 
     def _complete(self, mix: Tensor, stems: Tensor) -> Tensor:
         """At the song's own rate: add the rest, or give the remainder to the stem that is to have it."""

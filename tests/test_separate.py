@@ -127,17 +127,27 @@ def test_no_bit_depends_on_the_blocks(sample_rate: int, wiener: int) -> None:
 def test_batches_are_of_equal_segments_in_a_fixed_order() -> None:
     for block in (10, 100_000):
         network = Shares(1, 1, 1, 1)
-        separator = Separator(card(), network, batch=3)
+        separator = Separator(card(), network, batch=5)
         step = separator.length - separator.overlap
-        run(separator, torch.randn(2, separator.overlap + 7 * step + 100), block=block)
-        frames = 1 + separator.length // 64
-        last = 1 + (separator.overlap + 100) // 64
-        assert network.calls == [(3, 2, 129, frames), (3, 2, 129, frames), (1, 2, 129, frames), (1, 2, 129, last)]
+        run(separator, torch.randn(2, separator.overlap + 13 * step + 100), block=block)
+        whole, last = 1 + separator.length // 64, 1 + (separator.overlap + 100) // 64
+        assert [call[0] for call in network.calls] == [2, 4, 5, 2, 1]          # the first ones come soon
+        assert [call[-1] for call in network.calls] == [whole] * 4 + [last]
 
 
-def test_two_segments_pass_together_on_a_cpu() -> None:
-    assert Separator(card(), Blstm()).batch == 2
-    assert Separator(card(), Blstm(), batch=3).batch == 3
+@pytest.mark.parametrize("wiener", [0, 1])
+@pytest.mark.parametrize("stems", [STEMS, STEMS[:2]])
+def test_what_a_segment_is_not_asked_for_changes_nothing(wiener: int, stems: Sequence[str]) -> None:
+    """The contexts are heard, but neither masked nor transformed back: without the filter no sample can tell."""
+    torch.manual_seed(3)
+    separator = Separator(card(), Blstm(), wiener=wiener, stems=stems)
+    x = torch.randn(2, 2, 4000)
+    whole = separator.forward(x)
+    parts = separator._forward(x, [slice(0, 3600), slice(400, 4000)])
+    for item, (part, kept) in enumerate(zip(parts, (slice(0, 3600), slice(400, 4000)), strict=True)):
+        assert part.shape == (len(stems), 2, 3600)
+        apart = float((part - whole[item, ..., kept]).abs().max() / whole.abs().max())
+        assert apart < 1e-6 if wiener == 0 else 1e-6 < apart < 0.3             # the filter's statistics are the part's
 
 
 def test_batches_change_nothing_but_rounding() -> None:
@@ -231,10 +241,11 @@ def test_the_card_says_whether_to_filter() -> None:
 @pytest.mark.parametrize("sample_rate", [8000, 11025])
 def test_the_rest_is_the_mix_minus_the_stems(sample_rate: int) -> None:
     x = torch.randn(2, 9000)
-    separator = Separator(card(), Blstm(), stems=["vocals"], rest="no_vocals")
+    network = Blstm()
+    separator = Separator(card(), network, stems=["vocals"], rest="no_vocals")
     assert separator.stems == ("vocals", "no_vocals")
     y = run(separator, x, sample_rate)
-    assert torch.equal(y[0], run(Separator(card(), separator._estimator, stems=["vocals"]), x, sample_rate)[0])
+    assert torch.equal(y[0], run(Separator(card(), network, stems=["vocals"]), x, sample_rate)[0])
     assert torch.equal(y[1], x - y[0])
 
 
@@ -269,15 +280,24 @@ def test_the_song_is_not_held() -> None:
 
 def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
     class Hungry(Shares):
+        def __init__(self, *shares: float, most: int = 1) -> None:
+            super().__init__(*shares)
+            self.most = most
+
         def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-            if len(mix) > 1:
+            if len(mix) > self.most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().forward(mix, stems)
 
     x = torch.randn(2, 30_000)
     separator = Separator(card(), Hungry(*[0.25] * 4), batch=5)
     assert torch.equal(run(separator, x), run(Separator(card(), Shares(*[0.25] * 4), batch=1), x))
-    assert [record.args for record in caplog.records] == [(torch.device("cpu"), 2), (torch.device("cpu"), 1)]
+    assert [record.args for record in caplog.records] == [(torch.device("cpu"), 1)]
+    caplog.clear()
+    separator = Separator(card(), Hungry(*[0.25] * 4, most=2), batch=8)
+    run(separator, torch.randn(2, 80_000))
+    assert [record.args for record in caplog.records] == [(torch.device("cpu"), 2)]
+    assert separator.batch == 2
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])

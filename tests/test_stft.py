@@ -67,3 +67,21 @@ def test_a_length_that_does_not_fit_the_frames_is_refused() -> None:
     stft = Stft(64, 16)
     with pytest.raises(ValueError, match="frames"):
         stft.inverse(stft(torch.randn(100)), 120)
+
+
+@pytest.mark.parametrize("bins_first", [True, False])
+@pytest.mark.parametrize("samples", [(1, 2), (0, 1000), (31, 34), (32, 64), (33, 400), (500, 1000), (999, 1000)])
+def test_a_part_is_made_of_its_own_frames_alone(samples: tuple[int, int], bins_first: bool) -> None:
+    """As a part of the whole inverse of a changed spectrum; no frame is asked for that does not matter."""
+    stft, wanted = Stft(64, 16), slice(*samples)
+    spectrum = stft(torch.randn(2, 1000))
+    spectrum = spectrum * torch.rand(spectrum.shape)
+    whole = stft.inverse(spectrum, 1000)
+    frames = stft.frames_of(wanted, 1000)
+    part = spectrum[..., frames]
+    part = part.contiguous() if bins_first else part
+    torch.testing.assert_close(stft.inverse_part(part, wanted, 1000), whole[:, wanted], rtol=0, atol=1e-6)
+    for edge in {frames.start, frames.stop - 1}:
+        changed = spectrum.clone()
+        changed[..., edge] = 0
+        assert not torch.equal(stft.inverse(changed, 1000)[:, wanted], whole[:, wanted])

@@ -5,15 +5,13 @@ norbert mutates the mix it is given (`x /= max_abs`) and the estimates, so it ge
 
 from __future__ import annotations
 
-import math
-
 import norbert
 import pytest
 import torch
 from openunmix import filtering
 from torch import Tensor
 
-from separator.dsp.wiener import refine, share_residual
+from separator.dsp.wiener import apply_masks, filter_masks, refine, share_masks
 
 EPS = 1e-10
 
@@ -192,7 +190,7 @@ def test_arguments_are_left_alone() -> None:
     mix, first = spectra(3, 2, gain=100)
     before = mix.clone(), first.clone()
     refine(mix, first, 2)
-    share_residual(mix, first)
+    filter_masks(mix, (first / mix).real, 2, exact=True)
     assert torch.equal(mix, before[0])
     assert torch.equal(first, before[1])
 
@@ -210,21 +208,70 @@ def test_panned_stems_are_told_apart() -> None:
     assert sdr(refine(mix, soft, iterations=3), truth) > sdr(soft, truth) + 6
 
 
+@pytest.mark.parametrize("bins_first", [True, False])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_filtered_masks_equal_the_refined_masked_mix(channels: int, iterations: int, bins_first: bool) -> None:
+    mix, _ = spectra(4, channels, gain=4)
+    masks = torch.rand(4, channels, *mix.shape[1:]) - 0.1                       # what others leave may be negative
+    given = masks if bins_first else masks.mT.contiguous().mT
+    result = filter_masks(mix, given, iterations)
+    assert relative(result, refine(mix, apply_masks(mix, masks), iterations)) < 2e-6
+
+
+@pytest.mark.parametrize("same_masks", [True, False])
+@pytest.mark.parametrize("difference", [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+def test_filtered_masks_lose_no_precision_where_channels_are_alike(difference: float, same_masks: bool) -> None:
+    mix, _ = spectra(4, 2, gain=30)
+    mix[1] = 0.7 * mix[0] * (1 + difference * torch.randn(mix.shape[1:]))
+    masks = torch.rand(4, 1 if same_masks else 2, *mix.shape[1:]).expand(-1, 2, -1, -1)
+    scale = scale_of(mix)
+    expected = by_norbert(mix, mix * masks, 1, scale)
+    rounded = mix.to(torch.complex128) * (1 + 2.0**-24 * (2 * torch.rand(mix.shape, dtype=torch.float64) - 1))
+    unavoidable = relative(by_norbert(rounded, rounded * masks, 1, scale), expected)
+    assert relative(filter_masks(mix, masks), expected) < max(3 * unavoidable, 1e-6)
+
+
+@pytest.mark.parametrize("gain", [1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_exact_stems_sum_to_the_mix_and_share_what_is_left_by_power(
+    gain: float, channels: int, iterations: int
+) -> None:
+    mix, _ = spectra(4, channels, gain)
+    masks = torch.rand(4, channels, *mix.shape[1:])
+    masks[:, :, 3] = 0                                                          # nobody claims the fourth bin
+    masks[2] = 0                                                                # and the third stem claims nothing
+    exact, plain = (filter_masks(mix, masks, iterations, exact=each) for each in (True, False))
+    assert relative(exact.sum(0), mix) < 1e-6
+    torch.testing.assert_close(exact[:, :, 3], (mix[:, 3] / 4).expand(4, -1, -1))
+    others = [bin for bin in range(mix.shape[1]) if bin != 3]
+    assert not exact[2][:, others].any()
+    left = (mix - plain.sum(0))[:, others]
+    if gain < 1e-3:                                                             # quiet: the filter leaves a lot
+        added = ((exact - plain)[:, :, others] / left)
+        assert float(left.abs().max() / mix.abs().max()) > 0.1
+        assert float(added.imag.abs().median()) < 1e-4
+        if iterations == 1:
+            power = (mix * masks).abs().square().mean(1)[:, None][:, :, others]
+            error = (added.real - power / power.sum(0)).abs()
+            assert float(error.median()) < 1e-4
+
+
+def test_filtered_silence_is_silent() -> None:
+    mix, _ = spectra(3, 2, gain=0)
+    assert not filter_masks(mix, torch.rand(3, 2, *mix.shape[1:]), exact=True).any()
+
+
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_shared_residual_makes_the_stems_sum_to_the_mix(batch: tuple[int, ...]) -> None:
-    mix = torch.randn(*batch, 2, 20, 30, dtype=torch.complex64)
-    stems = mix.unsqueeze(-4) * torch.rand(*batch, 4, 2, 20, 30)
-    stems[..., 3, :] = 0                                                        # nobody claims the fourth bin
-    before = stems.clone()
-    shared = share_residual(mix, stems)
-    torch.testing.assert_close(shared.sum(-4), mix, rtol=0, atol=2e-6)
-    added = (shared - before) / (mix - before.sum(-4)).unsqueeze(-4)            # each stem's part of the residual
-    power = before.abs().square()
-    expected = torch.where(power.sum(-4, keepdim=True) > 0, power / power.sum(-4, keepdim=True), torch.tensor(0.25))
-    torch.testing.assert_close(added.real, expected, rtol=0, atol=1e-3)
-    assert math.isclose(float(added.imag.abs().max()), 0, abs_tol=1e-3)
-
-
-def test_shared_residual_of_silence_is_silent() -> None:
-    mix, stems = spectra(3, 2, gain=0)
-    assert not share_residual(mix, stems).any()
+def test_shared_masks_sum_to_one_and_share_what_is_left_by_power(batch: tuple[int, ...]) -> None:
+    masks = torch.rand(*batch, 4, 2, 20, 30)
+    masks[..., 3, :] = 0                                                        # nobody claims the fourth bin
+    before = masks.clone()
+    shared = share_masks(masks)
+    assert torch.equal(masks, before)
+    torch.testing.assert_close(shared.sum(-4), torch.ones(*batch, 2, 20, 30))
+    torch.testing.assert_close(shared[..., 3, :], torch.full_like(shared[..., 3, :], 0.25))
+    added = (shared - before)[..., :3, :] / (1 - before.sum(-4, keepdim=True))[..., :3, :]
+    power = before.square()[..., :3, :]
+    torch.testing.assert_close(added, power / power.sum(-4, keepdim=True), rtol=0, atol=1e-3)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from separator.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from separator.card import ModelCard
+    from separator.models.estimator import Estimator
 
 
 def build(card: ModelCard) -> nn.Module:
@@ -28,3 +30,17 @@ def build(card: ModelCard) -> nn.Module:
 
             return Trunk(card)
     raise ModelError(f"{card.name} is of the unknown family {card.spec.family!r}")
+
+
+def prepare(network: nn.Module, dtype: torch.dtype) -> Estimator:
+    """The network for inference, its layers in `dtype`; a module of no family of ours is used as it is."""
+    from separator.models.estimator import Plain
+    from separator.models.trunk import Trunk, TrunkEstimator
+    from separator.models.umx import FoldedUmx, Umx
+
+    match network:
+        case Umx():
+            return FoldedUmx(network, dtype)
+        case Trunk():
+            return TrunkEstimator(network, dtype)
+    return Plain(network)

@@ -7,6 +7,7 @@ The sequence layer and the skip follow Open-Unmix (Stoeter et al., JOSS 4(41), 2
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import groupby, pairwise
@@ -105,9 +106,19 @@ class Trunk(nn.Module):
 
     def band_masks(self, features: Tensor, stems: Sequence[str], frames: slice = slice(None)) -> Tensor:
         """One value per mask band, at the chosen frames. Shape: `[B, T, C*K]` -> `[B, S, C, T, M]`."""
-        x = torch.tanh(self.squeeze((features - self.mean) * self.scale))  # [B, T, H]
+        return self.answer(self.trunk(self.normalised(features))[:, frames], stems)
+
+    def normalised(self, features: Tensor) -> Tensor:
+        return (features - self.mean) * self.scale
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """What all heads read: normalised features `[B, T, C*K]` -> `[B, T, J]`."""
+        x = torch.tanh(self.squeeze(x))  # [B, T, H]
         context, _ = self.lstm(x)
-        joint = torch.cat([x, context], dim=-1)[:, frames]
+        return torch.cat([x, context], dim=-1)
+
+    def answer(self, joint: Tensor, stems: Sequence[str]) -> Tensor:
+        """The trunk's state `[B, T, J]` -> one value per mask band, `[B, S, C, T, M]`."""
         masks: Tensor = torch.stack([self.heads[stem](joint) for stem in stems], dim=1)  # [B, S, T, C*M]
         split: Tensor = masks.unflatten(-1, (self.channels, -1))  # [B, S, T, C, M]
         return split.transpose(2, 3)
@@ -129,3 +140,24 @@ class MaskHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.softplus(self.masks(F.relu(self.hidden(x))))
+
+
+class TrunkEstimator:
+    """`Trunk` for inference, in any precision: the features stay in single precision, the layers need not."""
+
+    def __init__(self, network: Trunk, dtype: torch.dtype) -> None:
+        """Leaves the network as it is."""
+        self.network = network
+        self.bands = network.band_of_bin
+        self.dtype = dtype
+        own = network.squeeze.weight.dtype
+        self._layers = network if dtype == own else copy.deepcopy(network).to(dtype)
+
+    def hear(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
+        """Mix `[B, C, F, T]` -> the trunk's state, `[B, T, J]`."""
+        power = torch.addcmul(mix.real.square(), mix.imag, mix.imag)
+        features = self.network.normalised(self.network.features(power))
+        return self._layers.trunk(features.to(self.dtype))
+
+    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
+        return self._layers.answer(heard[None, frames], stems)[0].float().mT

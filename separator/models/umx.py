@@ -6,9 +6,11 @@ separation", JOSS 4(41), 2019; the network is that of Uhlich et al., ICASSP 2017
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from separator.card import ModelCard, UmxSpec
@@ -79,10 +81,94 @@ class Umx(nn.ModuleDict):
 
     def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
         """Masks of `stems`. Raises `UsageError` for a stem that the model does not have, or for none at all."""
+        self.check(stems)
+        magnitude = mix.abs().permute(3, 0, 1, 2).contiguous()                   # [T, B, C, F]
+        masks = torch.stack([self[stem](magnitude) for stem in stems], dim=2)    # [T, B, S, C, F]
+        return masks.permute(1, 2, 3, 4, 0)
+
+    def check(self, stems: Sequence[str]) -> None:
+        """Raise `UsageError` for a stem that the model does not have, or for none at all."""
         unknown = [stem for stem in stems if stem not in self]
         if unknown or not stems:
             raise UsageError(f"the model has no stem {unknown[0]!r}" if unknown else "no stem is asked for",
                              hint=f"its stems are {', '.join(self)}")
-        magnitude = mix.abs().permute(3, 0, 1, 2).contiguous()                   # [T, B, C, F]
-        masks = torch.stack([self[stem](magnitude) for stem in stems], dim=2)    # [T, B, S, C, F]
-        return masks.permute(1, 2, 3, 4, 0)
+
+
+class FoldedUmx:
+    """`Umx` for inference: normalisations and scales folded into the three linear layers, in any precision.
+
+    Equal to the network but for rounding. The last layer is a product with its weights on the left, so that the masks
+    come out with each bin's frames side by side, as the Wiener filter wants them.
+    """
+
+    bands = None
+
+    def __init__(self, network: Umx, dtype: torch.dtype) -> None:
+        """Raises nothing; leaves the network as it is."""
+        self.network = network
+        self.dtype = dtype
+        self._folded = {stem: _Folded(each, dtype) for stem, each in network.items()}   # type: ignore[arg-type]
+
+    def hear(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
+        """Mix `[B, C, F, T]` -> the input of the last layer, `[B, S, T, H]`."""
+        self.network.check(stems)
+        kept = self._folded[stems[0]].kept_bins
+        magnitude = mix.mT[..., :kept].abs()                                     # [B, C, T, b]
+        batch, channels, frames, _ = magnitude.shape
+        x = magnitude.new_empty(frames, batch, channels, kept, dtype=self.dtype)
+        x.permute(1, 2, 0, 3).copy_(magnitude)
+        flat = x.view(frames * batch, channels * kept)
+        heard = torch.stack([self._folded[stem].hear(flat, batch) for stem in stems])       # [S, T, B, H]
+        return heard.permute(2, 0, 1, 3)
+
+    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
+        masks = torch.stack([self._folded[stem].masks(x[frames]) for stem, x in zip(stems, heard, strict=True)])
+        return masks.unflatten(1, (-1, self._folded[stems[0]].bins))             # [S, C, F, t]
+
+
+class _Folded:
+    """One stem's network as three linear layers around its LSTM."""
+
+    def __init__(self, network: UmxNetwork, dtype: torch.dtype) -> None:
+        self.kept_bins = network.kept_bins
+        self.bins = len(network.output_scale)
+        channels = network.fc1.in_features // self.kept_bins
+        with torch.no_grad():
+            scale, mean = network.input_scale.repeat(channels), network.input_mean.repeat(channels)
+            first = network.fc1.weight * scale
+            self.first = _normalised(first, first @ mean, network.bn1, dtype)
+            self.second = _normalised(network.fc2.weight, None, network.bn2, dtype)
+            channels = network.fc3.out_features // self.bins
+            weight, bias = _normalised(network.fc3.weight, None, network.bn3, torch.float32)
+            scale, mean = network.output_scale.repeat(channels), network.output_mean.repeat(channels)
+            self.third = (weight * scale[:, None]).to(dtype), (bias * scale + mean)[:, None]
+            self.lstm = _inference_lstm(network.lstm, dtype)
+
+    def hear(self, x: Tensor, batch: int) -> Tensor:
+        """Magnitudes `[T * B, C * b]` -> `[T, B, H]`."""
+        x = torch.tanh_(F.linear(x, *self.first))
+        context, _ = self.lstm(x.view(-1, batch, x.shape[-1]))
+        x = torch.cat([x, context.flatten(0, 1)], dim=-1)
+        x = torch.relu_(F.linear(x, *self.second))
+        return x.view(-1, batch, x.shape[-1])
+
+    def masks(self, x: Tensor) -> Tensor:
+        """`[T, H]` -> `[C * F, T]`."""
+        weight, bias = self.third
+        masks: Tensor = torch.relu_(weight @ x.T + bias)
+        return masks
+
+
+def _normalised(
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A linear layer `[out, in]` and the batch normalisation after it, at inference, as one linear layer."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - norm.running_mean * gain
+    return (weight * gain[:, None]).to(dtype), (shift if bias is None else shift + bias * gain).to(dtype)
+
+
+def _inference_lstm(lstm: nn.LSTM, dtype: torch.dtype) -> nn.LSTM:
+    """A copy of the LSTM in another precision; the same one where that is its own."""
+    return lstm if lstm.weight_ih_l0.dtype == dtype else copy.deepcopy(lstm).eval().to(dtype)
