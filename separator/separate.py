@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1 << 16     # samples: what `separate` feeds to `stream` at a time
 CHANNELS = 8        # no song has more: what seems to have them is the other way round
-BATCH = 8           # segments: the recurrent layers are nearly as fast on eight as on one; more only takes memory
+BATCH = {"cpu": 8, "cuda": 32}  # segments: the recurrent layers take hardly longer for so many than for one
 WANTED = "pass float32 torch tensors [channels, samples] within +-1"
 
 
@@ -49,7 +49,7 @@ class Separator:
         wiener: int | None = None,
         exact_sum: bool = True,
         device: str | torch.device = "cpu",
-        batch: int = BATCH,
+        batch: int | None = None,
         precision: Precision = "auto",
     ) -> None:
         """Prepare to run `estimator`, the network that `card` describes.
@@ -62,7 +62,7 @@ class Separator:
             remains then, rounding and sound above the model's range, goes to `card.residual`, or to the last stem.
             Without effect where not all the stems are wanted, and on a model whose stems are not the whole mix: one
             of a single stem, or one whose card is not `complete`.
-        batch: segments that pass the network together, at most.
+        batch: segments that pass the network together, at most; None: 8 on a CPU, 32 on CUDA.
         precision: of the network's layers: fp32, bf16, fp16 (CUDA), or auto: half precision where the hardware has it.
             `precision` of the separator then says which.
 
@@ -72,7 +72,7 @@ class Separator:
         self.device = _device(device)
         self.wiener = card.wiener if wiener is None else wiener
         self.exact_sum = exact_sum
-        self.batch = batch
+        self.batch = BATCH.get(self.device.type, 8) if batch is None else batch
         self.rest = rest
         self._wanted = tuple(card.stems if stems is None else stems)
         self._check_options()
@@ -80,6 +80,7 @@ class Separator:
         self.stems = self._wanted if rest is None else (*self._wanted, rest)
         self.precision = resolve(precision, self.device)
         self._estimator = prepare(estimator.eval().to(self.device), DTYPES[self.precision])
+        self._network = estimator if self.device.type == "cuda" else None      # for when the card's memory runs out
         self._stft = Stft(card.n_fft, card.hop).to(self.device)
         self.fade = round(card.fade_s * card.sample_rate)
         self.overlap = 2 * round(card.context_s * card.sample_rate) + self.fade
@@ -123,7 +124,7 @@ class Separator:
         mixes = cut((self._widen(block) for block in heard), self.length, self.overlap)
         stems = (self._narrow(segment, song.channels) for segment in self._run(mixes))
         joined = join(stems, self.fade, self.fade)
-        for part in resample(joined, self.card.sample_rate, sample_rate):
+        for part in _pieces(resample(joined, self.card.sample_rate, sample_rate)):
             mix = song.take(part.shape[-1])
             if mix.shape[-1]:                                   # back from another rate there may be one sample more
                 yield self._complete(mix, part[..., : mix.shape[-1]])
@@ -136,25 +137,34 @@ class Separator:
 
         Every mix passes whole: memory grows with T. The result is on the separator's device.
         """
-        whole = slice(0, mix.shape[-1])
-        return torch.stack(self._forward(mix, [whole] * len(mix)))
+        return torch.stack(list(self._forward([(each, slice(0, each.shape[-1])) for each in mix])))
+
+    def _forward(self, group: Sequence[tuple[Tensor, slice]]) -> Iterator[Tensor]:
+        """Mixes `[C, T]` of one length, each with the samples that are kept of it -> their stems `[S, C, n]`.
+
+        The network hears all of them at once and then answers for one at a time, whose spectrum is made a second time:
+        that costs little, and to keep them all would take more memory than everything else together.
+        """
+        mixes = [self._send(mix) for mix, _ in group]
+        with torch.inference_mode():
+            heard = self._estimator.hear(map(self._stft, mixes), self._wanted)
+        for mix, state, (_, samples) in zip(mixes, heard, group, strict=True):
+            yield self._answer(mix, state, samples)
 
     @torch.inference_mode()
-    def _forward(self, mix: Tensor, kept: Sequence[slice]) -> list[Tensor]:
-        """As `forward`, but each mix is answered only for the samples that are kept of it: `[S, C, n]` each."""
+    def _answer(self, mix: Tensor, heard: Tensor, samples: slice) -> Tensor:
+        """The samples kept of one mix `[C, T]`: `[S, C, n]`."""
         length = mix.shape[-1]
-        spectra = self._stft(mix.to(self.device))                               # [B, C, F, T]
-        heard = self._estimator.hear(spectra, self._wanted)
-        answers = []
-        for spectrum, state, samples in zip(spectra, heard, kept, strict=True):
-            frames = self._stft.frames_of(samples, length)
-            masks = self._estimator.masks(state, self._wanted, frames)          # [S, C, K, t]
-            stems = self._stems(spectrum[..., frames], masks)
-            answers.append(torch.stack([self._stft.inverse_part(stem, samples, length) for stem in stems]))
-            if not all(bool(extreme.isfinite()) for extreme in answers[-1].aminmax()):  # NaN, if any, is both extremes
-                raise ModelError(f"{self.card.name} answered with values that are not finite",
-                                 hint="the model file may come from a training that diverged")
-        return answers
+        frames = self._stft.frames_of(samples, length)
+        masks = self._estimator.masks(heard, self._wanted, frames)              # [S, C, K, t]
+        spectra = self._stems(self._stft(mix)[..., frames], masks)
+        stems = mix.new_empty(len(self._wanted), len(mix), samples.stop - samples.start)
+        for stem, spectrum in zip(stems, spectra, strict=True):
+            stem.copy_(self._stft.inverse_part(spectrum, samples, length))
+        if not all(bool(extreme.isfinite()) for extreme in stems.aminmax()):    # NaN, if any, is both extremes
+            raise ModelError(f"{self.card.name} answered with values that are not finite",
+                             hint="the model file may come from a training that diverged")
+        return stems
 
     def _stems(self, mix: Tensor, masks: Tensor) -> Iterator[Tensor]:
         """One mix `[C, F, T]` and its masks `[S, C, K, T]` -> the stems wanted, `[C, F, T]` each."""
@@ -206,23 +216,44 @@ class Separator:
 
     def _run_group(self, group: list[tuple[Tensor, slice]]) -> Iterator[Tensor]:
         """As `_run`, of equal lengths; where memory runs out, in halves from then on."""
+        done = 0
         try:
-            mixes, kept = zip(*group, strict=True)
-            stems = [answer.cpu() for answer in self._forward(torch.stack(mixes), kept)]
+            for stems in self._forward(group):
+                stems = stems.cpu()
+                done += 1
+                yield stems
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            if len(group) == 1:
+            if len(group) == 1 and self._network is None:
                 seconds = group[0][0].shape[-1] / self.card.sample_rate
                 raise ResourceError(f"a segment of {seconds:.0f} s does not fit into the memory of {self.device}",
                                     hint="free some memory, or use another device") from error
         else:
-            yield from stems
             return
-        self.batch = len(group) // 2        # outside `except`: the error held the failed attempt's tensors
-        log.warning("out of memory on %s: going on with %d segments at once", self.device, self.batch)
-        for first in range(0, len(group), self.batch):
-            yield from self._run_group(group[first : first + self.batch])
+        if len(group) == 1:                 # outside `except`: the error held the failed attempt's tensors
+            self._leave_the_card()
+        else:
+            self.batch = len(group) // 2
+            log.warning("out of memory on %s: going on with %d segments at once", self.device, self.batch)
+        step = self.batch                   # it may change again meanwhile
+        for first in range(done, len(group), step):
+            yield from self._run_group(group[first : first + step])
+
+    def _leave_the_card(self) -> None:
+        """Go on with the processor."""
+        assert self._network is not None
+        log.warning("out of memory on %s: going on with the processor, which is slower", self.device)
+        self.device, network, self._network = torch.device("cpu"), self._network, None
+        self.precision, self.batch = resolve("auto", self.device), BATCH["cpu"]
+        self._estimator = prepare(network.to(self.device), DTYPES[self.precision])
+        self._stft.to(self.device)
+
+    def _send(self, mix: Tensor) -> Tensor:
+        """To the device; from pinned memory, so that the copies of a group overlap."""
+        if self.device.type == "cuda":
+            return mix.pin_memory().to(self.device, non_blocking=True)
+        return mix.to(self.device)
 
     def _complete(self, mix: Tensor, stems: Tensor) -> Tensor:
         """At the song's own rate: add the rest, or give the remainder to the stem that is to have it."""
@@ -295,6 +326,12 @@ class _Song:
             missing -= block.shape[-1]
             parts.append(block)
         return torch.cat(parts, dim=-1)
+
+
+def _pieces(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Blocks `[..., n]` in pieces of at most `BLOCK`: to add to a piece, or to wait with it, takes little memory."""
+    for block in blocks:
+        yield from block.split(BLOCK, dim=-1)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -143,8 +143,8 @@ def test_what_a_segment_is_not_asked_for_changes_nothing(wiener: int, stems: Seq
     separator = Separator(card(), Blstm(), wiener=wiener, stems=stems)
     x = torch.randn(2, 2, 4000)
     whole = separator.forward(x)
-    parts = separator._forward(x, [slice(0, 3600), slice(400, 4000)])
-    for item, (part, kept) in enumerate(zip(parts, (slice(0, 3600), slice(400, 4000)), strict=True)):
+    parts = [slice(0, 3600), slice(400, 4000)]
+    for item, (part, kept) in enumerate(zip(separator._forward(list(zip(x, parts, strict=True))), parts, strict=True)):
         assert part.shape == (len(stems), 2, 3600)
         apart = float((part - whole[item, ..., kept]).abs().max() / whole.abs().max())
         assert apart < 1e-6 if wiener == 0 else 1e-6 < apart < 0.3             # the filter's statistics are the part's
@@ -283,9 +283,10 @@ def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> Non
         def __init__(self, *shares: float, most: int = 1) -> None:
             super().__init__(*shares)
             self.most = most
+            self.roomy: float = float("inf")                # calls, before there is memory for one segment only
 
         def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-            if len(mix) > self.most:
+            if len(mix) > (self.most if len(self.calls) < self.roomy else 1):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().forward(mix, stems)
 
@@ -298,6 +299,43 @@ def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> Non
     run(separator, torch.randn(2, 80_000))
     assert [record.args for record in caplog.records] == [(torch.device("cpu"), 2)]
     assert separator.batch == 2
+    caplog.clear()
+    separator, x = Separator(card(), hungry := Hungry(*[0.25] * 4, most=8), batch=8), torch.randn(2, 80_000)
+    expected = run(separator, x)
+    hungry.calls.clear()
+    hungry.roomy = 2                                    # then another program takes the memory: eight, four, two, one
+    torch.testing.assert_close(run(separator, x), expected, rtol=0, atol=1e-6)
+    assert separator.batch == 1
+
+
+def test_out_of_memory_on_a_card_goes_on_with_the_processor(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The card is played by a separator that says it is on one, and fails there with each third group."""
+    network, x = Blstm(), torch.randn(2, 30_000)
+    expected = run(Separator(card(), network, precision="fp32", batch=1), x)
+    separator = Separator(card(), network, precision="fp32", batch=4)
+    monkeypatch.setattr("separator.separate.resolve", lambda *_: "fp32")
+    separator.device, separator._network = torch.device("cuda:0"), network
+    groups: list[int] = []
+    forward = Separator._forward
+
+    def small_card(self: Separator, group: Sequence[tuple[Tensor, slice]]) -> Iterator[Tensor]:
+        if self.device.type == "cuda":
+            groups.append(len(group))
+            if len(groups) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, group)
+
+    monkeypatch.setattr(Separator, "_forward", small_card)
+    monkeypatch.setattr(Separator, "_send", lambda self, mix: mix)
+    torch.testing.assert_close(run(separator, x), expected, rtol=0, atol=1e-5)
+    assert groups == [2, 4, 3, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory on cuda:0: going on with 1 segments at once",
+        "out of memory on cuda:0: going on with the processor, which is slower",
+    ]
+    assert separator.device.type == "cpu" and separator._network is None
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])

@@ -6,9 +6,10 @@ for one segment, and of it only for the frames that are used: so they are made i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,8 +20,11 @@ class Estimator(Protocol):
     def bands(self) -> Tensor | None:
         """The band of each bin `[F]`, where one mask value serves a band of bins (K of them); None: K is F."""
 
-    def hear(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-        """Mix `[B, C, F, T]`, complex -> what `masks` needs, `[B, ...]`. Raises UsageError for an unknown stem."""
+    def hear(self, mixes: Iterable[Tensor], stems: Sequence[str]) -> Tensor:
+        """Mixes `[C, F, T]`, complex, all of one length -> what `masks` needs of each, `[B, ...]`.
+
+        One mix after the other is asked for and forgotten. Raises UsageError for an unknown stem.
+        """
 
     def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
         """One item of what `hear` gave -> masks `[S, C, K, t]`, real, float32 or wider, at these frames."""
@@ -34,8 +38,8 @@ class Plain:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
 
-    def hear(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-        heard: Tensor = self.network(mix, stems)
+    def hear(self, mixes: Iterable[Tensor], stems: Sequence[str]) -> Tensor:
+        heard: Tensor = self.network(torch.stack(list(mixes)), stems)
         return heard
 
     def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:

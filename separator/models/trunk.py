@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 
 import torch
@@ -124,8 +124,7 @@ class Trunk(nn.Module):
         return split.transpose(2, 3)
 
     def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-        power = mix.real.square() + mix.imag.square()
-        masks = self.band_masks(self.features(power), stems)
+        masks = self.band_masks(self.features(_power(mix)), stems)
         return masks[..., self.band_of_bin].mT  # [B, S, C, F, T]
 
 
@@ -142,6 +141,10 @@ class MaskHead(nn.Module):
         return F.softplus(self.masks(F.relu(self.hidden(x))))
 
 
+def _power(z: Tensor) -> Tensor:
+    return torch.addcmul(z.real.square(), z.imag, z.imag)
+
+
 class TrunkEstimator:
     """`Trunk` for inference, in any precision: the features stay in single precision, the layers need not."""
 
@@ -153,11 +156,10 @@ class TrunkEstimator:
         own = network.squeeze.weight.dtype
         self._layers = network if dtype == own else copy.deepcopy(network).to(dtype)
 
-    def hear(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-        """Mix `[B, C, F, T]` -> the trunk's state, `[B, T, J]`."""
-        power = torch.addcmul(mix.real.square(), mix.imag, mix.imag)
-        features = self.network.normalised(self.network.features(power))
-        return self._layers.trunk(features.to(self.dtype))
+    def hear(self, mixes: Iterable[Tensor], stems: Sequence[str]) -> Tensor:
+        """Mixes `[C, F, T]` -> the trunk's state, `[B, T, J]`."""
+        features = torch.cat([self.network.features(_power(mix[None])) for mix in mixes])
+        return self._layers.trunk(self.network.normalised(features).to(self.dtype))
 
     def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
         return self._layers.answer(heard[None, frames], stems)[0].float().mT

@@ -7,7 +7,7 @@ separation", JOSS 4(41), 2019; the network is that of Uhlich et al., ICASSP 2017
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -81,17 +81,16 @@ class Umx(nn.ModuleDict):
 
     def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
         """Masks of `stems`. Raises `UsageError` for a stem that the model does not have, or for none at all."""
-        self.check(stems)
+        _check(stems, self)
         magnitude = mix.abs().permute(3, 0, 1, 2).contiguous()                   # [T, B, C, F]
         masks = torch.stack([self[stem](magnitude) for stem in stems], dim=2)    # [T, B, S, C, F]
         return masks.permute(1, 2, 3, 4, 0)
 
-    def check(self, stems: Sequence[str]) -> None:
-        """Raise `UsageError` for a stem that the model does not have, or for none at all."""
-        unknown = [stem for stem in stems if stem not in self]
-        if unknown or not stems:
-            raise UsageError(f"the model has no stem {unknown[0]!r}" if unknown else "no stem is asked for",
-                             hint=f"its stems are {', '.join(self)}")
+def _check(stems: Sequence[str], known: Iterable[str]) -> None:
+    unknown = [stem for stem in stems if stem not in known]
+    if unknown or not stems:
+        raise UsageError(f"the model has no stem {unknown[0]!r}" if unknown else "no stem is asked for",
+                         hint=f"its stems are {', '.join(known)}")
 
 
 class FoldedUmx:
@@ -104,26 +103,26 @@ class FoldedUmx:
     bands = None
 
     def __init__(self, network: Umx, dtype: torch.dtype) -> None:
-        """Raises nothing; leaves the network as it is."""
-        self.network = network
+        """Leaves the network as it is, and shares with it at most the LSTMs' weights."""
         self.dtype = dtype
         self._folded = {stem: _Folded(each, dtype) for stem, each in network.items()}   # type: ignore[arg-type]
 
-    def hear(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-        """Mix `[B, C, F, T]` -> the input of the last layer, `[B, S, T, H]`."""
-        self.network.check(stems)
+    def hear(self, mixes: Iterable[Tensor], stems: Sequence[str]) -> Tensor:
+        """Mixes `[C, F, T]` -> the inputs of the last layer, `[B, S, T, H]`."""
+        _check(stems, self._folded)
         kept = self._folded[stems[0]].kept_bins
-        magnitude = mix.mT[..., :kept].abs()                                     # [B, C, T, b]
-        batch, channels, frames, _ = magnitude.shape
-        x = magnitude.new_empty(frames, batch, channels, kept, dtype=self.dtype)
-        x.permute(1, 2, 0, 3).copy_(magnitude)
-        flat = x.view(frames * batch, channels * kept)
-        heard = torch.stack([self._folded[stem].hear(flat, batch) for stem in stems])       # [S, T, B, H]
-        return heard.permute(2, 0, 1, 3)
+        magnitudes = [mix.mT[..., :kept].abs().to(self.dtype).transpose(0, 1) for mix in mixes]     # [T, C, b] each
+        x = torch.stack(magnitudes, dim=1).flatten(2)                                               # [T, B, C * b]
+        del magnitudes
+        return torch.stack([self._folded[stem].hear(x) for stem in stems]).permute(2, 0, 1, 3)
 
     def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
-        masks = torch.stack([self._folded[stem].masks(x[frames]) for stem, x in zip(stems, heard, strict=True)])
-        return masks.unflatten(1, (-1, self._folded[stems[0]].bins))             # [S, C, F, t]
+        one, *others = (self._folded[stem] for stem in stems)
+        x = heard[:, frames]
+        masks = x.new_empty(len(stems), len(one.third[0]) // one.bins, one.bins, x.shape[1], dtype=torch.float32)
+        for each, hidden, out in zip((one, *others), x, masks, strict=True):
+            each.masks(hidden, out.flatten(0, 1))
+        return masks                                                             # [S, C, F, t]
 
 
 class _Folded:
@@ -144,19 +143,17 @@ class _Folded:
             self.third = (weight * scale[:, None]).to(dtype), (bias * scale + mean)[:, None]
             self.lstm = _inference_lstm(network.lstm, dtype)
 
-    def hear(self, x: Tensor, batch: int) -> Tensor:
-        """Magnitudes `[T * B, C * b]` -> `[T, B, H]`."""
+    def hear(self, x: Tensor) -> Tensor:
+        """Magnitudes `[T, B, C * b]` -> `[T, B, H]`."""
         x = torch.tanh_(F.linear(x, *self.first))
-        context, _ = self.lstm(x.view(-1, batch, x.shape[-1]))
-        x = torch.cat([x, context.flatten(0, 1)], dim=-1)
-        x = torch.relu_(F.linear(x, *self.second))
-        return x.view(-1, batch, x.shape[-1])
+        context, _ = self.lstm(x)
+        heard: Tensor = torch.relu_(F.linear(torch.cat([x, context], dim=-1), *self.second))
+        return heard
 
-    def masks(self, x: Tensor) -> Tensor:
-        """`[T, H]` -> `[C * F, T]`."""
+    def masks(self, x: Tensor, out: Tensor) -> None:
+        """`[T, H]` -> `[C * F, T]`, written to `out`."""
         weight, bias = self.third
-        masks: Tensor = torch.relu_(weight @ x.T + bias)
-        return masks
+        torch.add(weight @ x.T, bias, out=out).relu_()
 
 
 def _normalised(

@@ -1,0 +1,32 @@
+"""Pictures of what `bench.py` measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def against_length(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Seconds and peak memory of the whole command against the song's length, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    for program in dict.fromkeys(row["program"] for row in rows):
+        own = [row for row in rows if row["program"] == program and row["what"] == "command"]
+        lengths = [row["minutes"] for row in own]
+        time.plot(lengths, [row["seconds"] for row in own], "o-", label=program)
+        memory.plot(lengths, [row["peak_mb"] / 1000 for row in own], "o-", label=program)
+    ticks = sorted({row["minutes"] for row in rows})
+    time.plot(ticks, [60 * tick for tick in ticks], ":", color="grey", label="real time")
+    for axes, label in ((time, "seconds, WAV to four WAVs"), (memory, "peak resident memory in GB")):
+        axes.set(xscale="log", yscale="log", xlabel="minutes of song", ylabel=label, xticks=ticks)
+        axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
