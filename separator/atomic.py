@@ -6,7 +6,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,12 +31,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed, or never made; what went wrong is told by another error
+            part.unlink()
 
 
-def write_error(path: Path, error: OSError) -> SepctlError:
+def write_error(path: Path, error: OSError, *, hint: str = "choose a folder that you may write to") -> SepctlError:
     """`ResourceError` for a full disk or quota, else `ModelError`: what to raise when `path` cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(f"{path}: the disk is full", hint="free some space, or choose another folder")
-    return ModelError(f"{path} cannot be written: {error.strerror or error}",
-                      hint="choose a folder that you may write to (SEPCTL_CACHE names the one for pulled models)")
+    blocked = isinstance(error, FileExistsError | NotADirectoryError)
+    reason = "what should be its folder is a file" if blocked else error.strerror or error
+    return ModelError(f"{path} cannot be written: {reason}", hint=hint)

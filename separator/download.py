@@ -24,6 +24,7 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)         # HTTP status codes that
 BLOCK = 1 << 18                                         # bytes, at most, per read
 HINT = ("check the network and the proxy settings (https_proxy); or fetch the files elsewhere and run: "
         "sepctl models import FOLDER --name NAME")
+UNWRITABLE = "choose a folder that you may write to (SEPCTL_CACHE names the one for pulled models)"
 
 
 class Broken(Exception):
@@ -99,21 +100,21 @@ def _write(response: http.client.HTTPResponse, part: Path, start: int, total: in
     try:
         file = part.open("ab" if start else "wb")
     except OSError as error:
-        raise write_error(part, error) from error
+        raise write_error(part, error, hint=UNWRITABLE) from error
     with file:
         progress(part.stem, done, total)
         while block := response.read1(BLOCK):           # whatever has arrived: a break then loses nothing
             try:
                 file.write(block)
             except OSError as error:
-                raise write_error(part, error) from error
+                raise write_error(part, error, hint=UNWRITABLE) from error
             done += len(block)
             progress(part.stem, done, total)
         try:
             file.flush()
             os.fsync(file.fileno())
         except OSError as error:
-            raise write_error(part, error) from error
+            raise write_error(part, error, hint=UNWRITABLE) from error
     if total is not None and done < total:
         raise Broken(f"{done:,} of {total:,} bytes arrived")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from separator.atomic import write_error
-from separator.download import Progress, download
+from separator.download import UNWRITABLE, Progress, download
 from separator.errors import ModelError, UsageError
 from separator.modelfile import file_sha256, save
 from separator.registry import Entry, Registry, offline_asked, written_as_path
@@ -51,7 +51,7 @@ def pull(registry: Registry, name: str, *, accept_license: bool = False, offline
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise write_error(folder, error) from error
+            raise write_error(folder, error, hint=UNWRITABLE) from error
         for stem, file in entry.files.items():
             path = folder / f"{stem}.pth"
             if not (path.exists() and file_sha256(path).startswith(file.sha256)):
@@ -97,7 +97,7 @@ def _store(registry: Registry, target: Path, card: ModelCard, estimator: nn.Modu
         registry.record(target, save(fresh, card, estimator))
         fresh.replace(target)
     except OSError as error:
-        raise write_error(target, error) from error
+        raise write_error(target, error, hint=UNWRITABLE) from error
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -144,7 +144,7 @@ def _lock(target: Path) -> Iterator[None]:
             log.warning("another sepctl is working on %s; waiting for it", target.name)
             lock.acquire()
     except OSError as error:
-        raise write_error(target, error) from error
+        raise write_error(target, error, hint=UNWRITABLE) from error
     try:
         yield
     finally:

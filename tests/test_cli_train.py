@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,9 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from scripts import prepare
+from separator import modelfile
 from separator.cli import program
-from separator.train.config import load
+from separator.train.config import Config, load
 
 ROOT = Path(__file__).parents[1]
 RATE = 8000
@@ -46,20 +49,20 @@ def invoke(*arguments):
 def trained(tmp_path, write_wav, monkeypatch):
     """The folder in which a model was trained for 40 steps."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEPCTL_CACHE", str(tmp_path / "cache"))
     for split, songs in (("train", 3), ("valid", 1)):
         for n in range(songs):
             for s, (stem, band) in enumerate({"low": (60, 500), "high": (1500, 3500)}.items()):
                 write_wav(tmp_path / split / f"song{n}" / stem / "layer.wav", tones(10 * s + n, *band), RATE)
-        arguments = [str(tmp_path / split), str(tmp_path / "data" / split), "--sample-rate", str(RATE)]
-        done = CliRunner().invoke(prepare.main, arguments, catch_exceptions=False)
-        assert done.exit_code == 0
+        done = invoke("data", "prepare", split, f"data/{split}", "--sample-rate", RATE, "--jobs", 1)
+        assert done.exit_code == 0, done.stderr
     config = {
         "model": MODEL,
         "data": {"train": [{"folder": "data/train"}], "valid": "data/valid", "excerpt_s": 1.0, "rows": 8}
         | {"remixes": 2, "valid_excerpts": 4},
         "optim": {"batch_size": 4, "lr": 1e-2, "ema": 0.9},
         "budget": {"max_steps": 40},
-        "validate_every": 20,
+        "epoch_steps": 20,
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
     done = invoke("train", "tiny.yaml", "--threads", 1)
@@ -77,9 +80,9 @@ def test_from_stems_to_a_model_that_splits_and_is_scored(trained, write_wav):
     evaluate = ("evaluate", "runs/tiny/tiny.safetensors", "--folder", "valid", "--oracle", "mix")
     scored = invoke(*evaluate, "--oracle", "irm1")
     assert scored.exit_code == 0, scored.stderr
-    assert [line.split()[0] for line in scored.stdout.splitlines()[1::2]] == ["tiny", "mix", "irm1"]
+    assert [line.split()[0] for line in scored.stdout.splitlines()[-6::2]] == ["tiny", "mix", "irm1"]
     done = invoke(*evaluate, "--json", "--csv", "s.csv")
-    ours, mix = json.loads(done.stdout)
+    ours, mix = json.loads(done.stdout)["rows"]
     assert (ours["method"], mix["method"]) == ("tiny", "mix")
     for stem in ("low", "high"):
         assert ours["sdr_median_db"][stem] > mix["sdr_median_db"][stem] + 6     # 40 steps on a planted answer
@@ -116,8 +119,42 @@ def test_errors_of_the_commands(tmp_path, monkeypatch):
     assert unknown.exit_code == 4 and "umxhq" in unknown.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
-def test_shipped_configurations_are_valid(path):
-    config = load(path)
-    assert config.model.name == path.stem
-    assert config.model.licence != "unknown" or path.stem != "mini"
+def test_a_dry_run_tells_what_would_be_done_and_does_nothing(trained):
+    done = invoke("train", "tiny.yaml", "-o", "runs/dry", "--dry-run", "--set", "budget.max_steps=10", "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert not (trained / "runs/dry").exists()
+    resolved = Config.model_validate(yaml.safe_load(done.stdout))  # what is no key is a comment
+    assert resolved == load(trained / "tiny.yaml", ["budget.max_steps=10"])
+    assert "# data.train.0: data/train: 3 songs, 0.00 hours, weight 1" in done.stdout
+    _, network = modelfile.load(trained / "runs/tiny/tiny.safetensors")
+    assert f"# parameters: {sum(each.numel() for each in network.parameters()):,}\n" in done.stdout
+    assert "s of audio (2 stems) per second" in done.stdout and "about 10 steps" in done.stdout
+
+
+def test_status_tells_where_the_run_stands(trained):
+    done = invoke("train", "--status", "runs/tiny")
+    assert done.exit_code == 0 and "finished" in done.stdout and "40, epoch 2, 100.0 %" in done.stdout
+    assert invoke("train", "--status", "runs/none").exit_code == 3
+    assert invoke("train", "tiny.yaml", "--status", "runs/tiny").exit_code == 2
+    assert invoke("train").exit_code == 2
+
+
+def test_the_script_is_the_command(trained):
+    """The program itself, by another road: it refuses the folder that holds a run, with the same code."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--config", "tiny.yaml", "--threads", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "holds a run already" in done.stderr
+    done = subprocess.run([*command, "--resume"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.strip() == "runs/tiny/tiny.safetensors"
+
+
+@pytest.mark.slow
+def test_the_smoke_configuration_trains_on_songs_of_its_own_and_its_model_splits(tmp_path, monkeypatch, write_wav):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEPCTL_CACHE", str(tmp_path / "cache"))
+    done = invoke("train", ROOT / "configs" / "smoke.yaml", "--threads", 1)
+    assert done.exit_code == 0 and done.stdout.strip() == "runs/smoke/smoke.safetensors", done.stderr
+    write_wav(tmp_path / "song.wav", tones(77, 60, 500), 22050)
+    done = invoke("split", "song.wav", "-m", "runs/smoke/smoke.safetensors")
+    assert done.exit_code == 0 and len(done.stdout.split()) == 4, done.stderr

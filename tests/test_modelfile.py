@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -17,9 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from separator.atomic import replacing
 from separator.card import ModelCard, TrunkSpec, UmxSpec
-from separator.errors import ModelError, ResourceError
+from separator.errors import ModelError
 from separator.modelfile import FORMAT, file_sha256, load, read_card, save
 from separator.models import build
 
@@ -212,22 +210,3 @@ def test_what_is_no_file_at_all_is_refused(tmp_path: Path) -> None:
                           (tmp_path / "text.safetensors", "is not a model file")]:
         with pytest.raises(ModelError, match=message):
             load(path)
-
-
-@pytest.mark.parametrize(("failure", "told"), [
-    (OSError(errno.ENOSPC, "No space left on device"), ResourceError),
-    (OSError(errno.EIO, "Input/output error"), ModelError),
-    (KeyboardInterrupt(), KeyboardInterrupt),
-])
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, failure: BaseException,
-                                            told: type[BaseException]) -> None:
-    def write_half() -> None:
-        with replacing(tmp_path / "m") as file:
-            file.write(b"half")
-            raise failure
-
-    (tmp_path / "m").write_text("old")
-    with pytest.raises(told):
-        write_half()
-    assert (tmp_path / "m").read_text() == "old"
-    assert os.listdir(tmp_path) == ["m"]

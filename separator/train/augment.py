@@ -1,45 +1,168 @@
-"""Changes of the training material."""
+"""Changes of the training material: every setting, and those changes that are one real factor per bin.
+
+Each change happens with probability `p`, by an amount uniform in `low` to `high`, drawn for every stem of every mix
+unless told otherwise. What is linear and acts channel by channel is done on spectra, anew whenever a row is remixed
+(`response`, `Remixer`); the rest is done on waveforms, once per row (`separator.train.waveforms`), and costs more:
+docs/training.md has the figures. Layers of a stem are left out at random where they are read: `data.drop_layer`.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from separator.card import Frozen
 
 
-class Augment(Frozen):
-    """Changes of each stem in each mix; linear, so that they are exact in the transform domain."""
+class Change(Frozen):
+    """What happens with probability `p`, by an amount uniform in `low` to `high`."""
 
-    coherent: float = Field(default=0.3, ge=0, le=1)  # share of mixes whose stems stay together
+    p: float = Field(default=0.0, ge=0, le=1)
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Change:
+        if not self.low <= self.high:
+            raise ValueError(f"low {self.low} must not exceed high {self.high}")
+        return self
+
+
+class Gain(Change):
+    """Level of a stem: in dB, or as a factor (Open-Unmix: 0.25 to 1.25)."""
+
+    p: float = Field(default=1.0, ge=0, le=1)  # free: one product with all else that is linear
+    low: float = -6.0  # mixes differ by about this much from one another
+    high: float = 6.0
+    scale: Literal["db", "linear"] = "db"
+
+    @model_validator(mode="after")
+    def _positive(self) -> Gain:
+        if self.scale == "linear" and self.low < 0:
+            raise ValueError(f"low {self.low} must not be negative on a linear scale: polarity has a key of its own")
+        return self
+
+
+class Pan(Change):
+    """Level of left over right, in dB; the geometric mean of both stays."""
+
+    p: float = Field(default=1.0, ge=0, le=1)
+    low: float = -3.0  # moves a centred stem without leaving one side empty
+    high: float = 3.0
+
+
+class Equalise(Frozen):
+    """A smooth random response: seven knots on a logarithmic frequency axis, normally distributed in dB."""
+
+    p: float = Field(default=1.0, ge=0, le=1)
+    sd_db: NonNegativeFloat = 4.0  # standard deviation of a knot: what a mixing engineer turns
+
+
+class Width(Change):
+    """Factor on the side signal (left minus right): 0 is mono, 1 leaves all as it is."""
+
+    low: float = Field(default=0.5, ge=0)
+    high: float = 1.5  # wider than that, most stems lose their middle
+
+
+class Speed(Change):
+    """Playback speed of a whole row, so that its stems stay aligned: pitch and tempo change together, as on tape.
+
+    By resampling alone, which is transparent. Pitch without tempo, or tempo without pitch, would need a time
+    stretcher, whose artefacts a network learns to hear.
+    """
+
+    low: float = Field(default=0.9, gt=0)  # about two semitones down and up: voices stay voices
+    high: float = 1.1
+
+
+class Drive(Change):
+    """Soft clipping: dB by which a stem's peak exceeds the knee of a hyperbolic tangent; the level is kept."""
+
+    low: float = 0.0  # hardly audible
+    high: float = 12.0  # a distorted amplifier
+
+
+class Reverb(Frozen):
+    """Convolution with a synthetic room: a direct path and an exponentially decaying tail of noise."""
+
+    p: float = Field(default=0.0, ge=0, le=1)
+    low_s: PositiveFloat = 0.2  # time in which the tail decays by 60 dB: a booth
+    high_s: PositiveFloat = 0.8  # a hall; more costs more and mostly leaves the excerpt
+    low_db: float = 3.0  # energy of the direct path over the tail's: far from the microphone
+    high_db: float = 15.0  # near
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Reverb:
+        if self.low_s > self.high_s or self.low_db > self.high_db:
+            raise ValueError("low_s must not exceed high_s, nor low_db high_db")
+        return self
+
+
+class Loudness(Change):
+    """Integrated loudness (ITU-R BS.1770) that a stem, or the mix with all its stems alike, is brought to, in LUFS."""
+
+    low: float = -32.0  # a quiet stem
+    high: float = -14.0  # a whole mix as streaming services play it
+    of: Literal["stem", "mix"] = "stem"
+
+
+class Augment(Frozen):
+    """All changes. Those that are off by default cost time: each says in docs/training.md how much."""
+
+    coherent: float = Field(default=0.3, ge=0, le=1)  # share of mixes whose stems stay together; 0: all are remixed
     drop_stem: float = Field(default=0.1, ge=0, le=1)  # probability that a stem is silent in a mix
     balance: bool = True  # bring the stems of incoherent mixes to one level first: none drowns
-    gain_db: NonNegativeFloat = 6.0  # uniform in +-gain_db per stem
+    gain: Gain = Gain()
     swap: float = Field(default=0.5, ge=0, le=1)  # probability that left and right change places
     polarity: float = Field(default=0.5, ge=0, le=1)  # probability that a stem is turned upside down
-    pan_db: NonNegativeFloat = 3.0  # uniform difference of level between the channels
-    equalise_db: NonNegativeFloat = 4.0  # standard deviation of a smooth random response per stem
+    pan: Pan = Pan()
+    equalise: Equalise = Equalise()
+    width: Width = Width()
+    speed: Speed = Speed()
+    drive: Drive = Drive()
+    reverb: Reverb = Reverb()
+    loudness: Loudness = Loudness()  # `balance` and `gain` come after it: switch them off where the target must hold
 
 
 def response(augment: Augment, batch: int, stems: int, bins: int, generator: torch.Generator) -> Tensor:
     """Gain, polarity, panning, dropout and equalisation as one real factor. Shape: `[B, S, 2, F]`."""
-    a = augment
+    a, shape = augment, (batch, stems, 1, 1)
+    if a.gain.scale == "db":
+        gain = _decibels(_drawn(a.gain, 0.0, shape, generator))
+    else:
+        gain = _drawn(a.gain, 1.0, shape, generator)
+    pan_db = _drawn(a.pan, 0.0, shape, generator)
+    sides = _decibels(torch.cat([pan_db, -pan_db], dim=2) / 2)  # [B, S, 2, 1]
+    curve = _decibels(_curves(a.equalise, shape, bins, generator))  # [B, S, 1, F]
+    sign = torch.where(_happens(a.polarity, shape, generator), -1.0, 1.0)
+    kept = ~_happens(a.drop_stem, shape, generator)
+    return kept * sign * gain * sides * curve
 
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
 
-    level = (2 * uniform(batch, stems, 1) - 1) * a.gain_db
-    pan = (uniform(batch, stems, 1) - 0.5) * a.pan_db
-    level_db = level + torch.cat([pan, -pan], dim=-1)  # [B, S, 2]
-    knots = torch.randn(batch * stems, 1, 7, generator=generator) * a.equalise_db
-    octaves = torch.linspace(0, 1, 512)  # log axis, resampled to bins
-    curve = F.interpolate(knots, size=len(octaves), mode="linear", align_corners=True)[:, 0]
-    position = torch.log2(1 + torch.arange(bins)) / math.log2(bins) * (len(octaves) - 1)
-    curve = curve[:, position.long()].view(batch, stems, 1, bins)
-    sign = torch.where(uniform(batch, stems, 1, 1) < a.polarity, -1.0, 1.0)
-    kept = uniform(batch, stems, 1, 1) >= a.drop_stem
-    return sign * kept * 10 ** ((level_db[..., None] + curve) / 20)
+def _curves(equalise: Equalise, shape: tuple[int, ...], bins: int, generator: torch.Generator) -> Tensor:
+    """Responses in dB, piecewise linear over octaves. Shape: `[B, S, 1, F]`."""
+    knots = torch.randn(shape[0] * shape[1], 1, 7, generator=generator) * equalise.sd_db
+    fine = F.interpolate(knots, size=512, mode="linear", align_corners=True)[:, 0]  # log axis, resampled to bins
+    position = torch.log2(1 + torch.arange(bins)) / math.log2(bins) * 511
+    curves = fine[:, position.long()].view(*shape[:3], bins)
+    return torch.where(_happens(equalise.p, shape, generator), curves, 0.0)
+
+
+def _drawn(change: Change, neutral: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    amount = change.low + (change.high - change.low) * torch.rand(shape, generator=generator)
+    return torch.where(_happens(change.p, shape, generator), amount, neutral)
+
+
+def _happens(p: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator) < p
+
+
+def _decibels(level_db: Tensor) -> Tensor:
+    """Level in dB as a factor on the amplitude."""
+    return 10 ** (level_db / 20)

@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import json
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from separator.card import Frozen, ModelCard, TrunkSpec
 from separator.errors import ConfigError
 from separator.train.augment import Augment
 from separator.train.excerpts import Data
 from separator.train.losses import Loss
-
-
-class Optim(Frozen):
-    """AdamW with warm-up and a cosine that reaches zero when the budget does."""
-
-    lr: PositiveFloat = 1e-3  # peak step
-    batch_size: PositiveInt = 8
-    weight_decay: NonNegativeFloat = 1e-2
-    clip_norm: PositiveFloat = 5.0  # of the gradient; recurrent layers spike
-    warmup: float = Field(default=0.03, ge=0, lt=1)  # share of the budget
-    ema: float = Field(default=0.999, ge=0, lt=1)  # decay per step of the averaged weights that are kept
-    bf16: bool = False  # networks in bfloat16 where the processor has it: half the time
-
-
-class Budget(Frozen):
-    """When to stop: exactly one of the two."""
-
-    max_steps: PositiveInt | None = None
-    max_minutes: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Budget:
-        if (self.max_steps is None) == (self.max_minutes is None):
-            raise ValueError("give exactly one of max_steps and max_minutes")
-        return self
+from separator.train.optimiser import Optim
+from separator.train.schedule import Budget
 
 
 class Config(Frozen):
-    """One experiment."""
+    """One experiment. Each part has its class beside the code that obeys it, with a reason for every default."""
 
     model: ModelCard
     data: Data
@@ -51,19 +31,78 @@ class Config(Frozen):
     loss: Loss = Loss()
     optim: Optim = Optim()
     budget: Budget
-    seed: int = 0
-    validate_every: PositiveInt = 400  # steps
+    epoch_steps: PositiveInt = 400  # an epoch: steps from one validation to the next; a few minutes of mini
+    seed: int = Field(default=0, ge=0, lt=2**63)  # what torch takes, and NumPy
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The stems that make up the mix."""
+        return self.data.stems or self.model.stems
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        spec = self.model.spec
-        if not isinstance(spec, TrunkSpec):
-            raise ValueError(f"networks of the family {spec.family} cannot be trained yet, only trunk")
-        if max(spec.fine_bins + spec.mask_bands, spec.input_bands) > self.model.bins:
-            raise ValueError(f"model.spec asks for more bands than the {self.model.bins} bins there are")
-        if self.data.rows % self.optim.batch_size:
-            raise ValueError(f"data.rows {self.data.rows} must be a multiple of batch_size {self.optim.batch_size}")
+        for fault in (self._network_fault(), self._stems_fault(), self._batch_fault(), self._loss_fault()):
+            if fault:
+                raise ValueError(fault)
         return self
+
+    def _network_fault(self) -> str | None:
+        spec, bins = self.model.spec, self.model.bins
+        if isinstance(spec, TrunkSpec):
+            too_many = max(spec.fine_bins + spec.mask_bands, spec.input_bands) > bins
+            return f"model.spec asks for more bands than the {bins} bins there are" if too_many else None
+        if spec.kept_bins > bins:
+            return f"model.spec.kept_bins {spec.kept_bins} exceeds the {bins} bins there are"
+        if spec.bidirectional and spec.hidden % 2:
+            return f"model.spec.hidden {spec.hidden} must be even: half of it goes to each direction"
+        return None
+
+    def _stems_fault(self) -> str | None:
+        if self.model.channels != 2:
+            return f"model.channels {self.model.channels}: songs are prepared in stereo, so train with 2"
+        if len(set(self.sources)) != len(self.sources):
+            return f"data.stems are named twice: {', '.join(self.sources)}"
+        if missing := [stem for stem in self.model.stems if stem not in self.sources]:
+            return f"model.stems has {missing[0]}, which is not one of data.stems ({', '.join(self.sources)})"
+        extra = [stem for stem in self.sources if stem not in self.model.stems]
+        if extra and self.model.complete:
+            return f"model.complete must be false: the mix holds {extra[0]}, which the model does not give out"
+        return None
+
+    def _batch_fault(self) -> str | None:
+        optim = self.optim
+        if optim.batch_size % optim.micro_batches:
+            return (f"optim.batch_size {optim.batch_size} must be a multiple of optim.micro_batches"
+                    f" {optim.micro_batches}")
+        if self.data.rows % optim.lane_items:
+            return f"data.rows {self.data.rows} must be a multiple of the {optim.lane_items} items of a (micro-)batch"
+        return None
+
+    def _loss_fault(self) -> str | None:
+        if self.loss.waveform_l1 and self.data.stride > 1:
+            return f"loss.waveform_l1 needs every frame: set data.stride to 1 (it is {self.data.stride})"
+        if self.data.excerpt_s * self.model.sample_rate < 2 * self.model.n_fft:
+            return f"data.excerpt_s {self.data.excerpt_s} is too short: less than two windows of model.n_fft"
+        return None
+
+    def with_lanes(self, processes: int) -> Config:
+        """The same with a lane for each process at least. Raises `ConfigError` where lanes cannot be shared out."""
+        lanes = self.optim.micro_batches
+        if lanes % processes == 0:
+            return self
+        if lanes > 1:
+            raise ConfigError(f"optim.micro_batches {lanes} must be a multiple of the {processes} processes")
+        try:
+            optim = {**self.optim.model_dump(), "micro_batches": processes}
+            return Config.model_validate({**self.model_dump(), "optim": optim})
+        except ValidationError as error:
+            raise ConfigError(f"{processes} processes: {_told(error.errors()[0])}") from error
+
+    def as_yaml(self) -> str:
+        """Every key with its value, as `load` reads it."""
+        plain = json.loads(self.model_dump_json())
+        text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+        return text
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -84,7 +123,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise _explain(path, error) from error
+        raise _explain(path, raw, error) from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -109,20 +148,57 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: there is no such place", hint=hint) from error
 
 
-def _explain(path: Path, error: ValidationError) -> ConfigError:
+def _explain(path: Path, raw: dict[str, Any], error: ValidationError) -> ConfigError:
     """The first unknown key, which is mostly why another one is missing; else the first complaint."""
     errors = error.errors()
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    dotted = ".".join(str(part) for part in first["loc"])
+    dotted = _dotted(raw, first["loc"])
+    if first["type"] == "union_tag_not_found":  # of a schedule or a spec, whose kind says what else it has
+        return ConfigError(f"{path}: {dotted}.{first['ctx']['discriminator'].strip(chr(39))}: Field required")
     if first["type"] != "extra_forbidden":
-        return ConfigError(f"{path}: {dotted or 'configuration'}: {first['msg']} (got {first['input']!r:.80})")
-    near = difflib.get_close_matches(dotted, list(_keys(Config)), n=1)
-    hint = f"did you mean {near[0]}?" if near else "the keys stand in docs/training.md"
+        got = "" if first["type"] == "missing" or not dotted else f" (got {first['input']!r:.80})"
+        return ConfigError(f"{path}: {dotted or 'configuration'}: {_told(first)}{got}")
+    near = difflib.get_close_matches(_pattern(dotted), sorted(set(_keys(Config))), n=1)
+    hint = f"did you mean {_numbered(near[0], dotted)}?" if near else "the keys stand in docs/training.md"
     return ConfigError(f"{path}: unknown key {dotted}", hint=hint)
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+def _told(error: ErrorDetails) -> str:
+    """What pydantic says, without the words that it puts before ours."""
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _dotted(raw: Any, loc: Sequence[int | str]) -> str:
+    """A place in the file; pydantic's own path also names the kind of spec or schedule, which is no key."""
+    parts = []
+    for number, part in enumerate(loc):
+        inside = part in raw if isinstance(raw, dict) else isinstance(raw, list) and isinstance(part, int)
+        if inside or number == len(loc) - 1:
+            parts.append(str(part))
+            raw = raw[part] if inside else None
+    return ".".join(parts)
+
+
+def _pattern(dotted: str) -> str:
+    """`data.train.0.folder` -> `data.train.N.folder`."""
+    return ".".join("N" if part.isdigit() else part for part in dotted.split("."))
+
+
+def _numbered(pattern: str, dotted: str) -> str:
+    """The pattern with the numbers that `dotted` has in the same places."""
+    parts = dotted.split(".") + [""] * len(pattern)
+    return ".".join(there if part == "N" and there.isdigit() else part
+                    for part, there in zip(pattern.split("."), parts, strict=False))
+
+
+def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key below a type; list items are `N`."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, field in kind.model_fields.items():
+            yield prefix + name
             yield from _keys(field.annotation, f"{prefix}{name}.")
+    elif get_origin(kind) in (Annotated, Union, types.UnionType):
+        for each in get_args(kind):
+            yield from _keys(each, prefix)
+    elif get_origin(kind) is tuple:
+        yield from _keys(get_args(kind)[0], f"{prefix}N.")

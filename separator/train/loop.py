@@ -1,70 +1,105 @@
 """The training loop: blocks of rows -> remixed batches -> steps, with checkpoints that lose nothing.
 
-A run folder holds `config.json`, `checkpoint.pt` (newest state), `history.csv` and `<name>.safetensors` (the best
-averaged weights so far, a finished model file at any time).
+A run folder holds `config.yaml` and `run.json` (what the run was made with), `checkpoint.pt` (newest state), the
+history, `status.json`, and `<name>.safetensors` (the best averaged weights so far, a finished model file at any time).
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from separator import modelfile
-from separator.card import ModelCard
+from separator import modelfile, registry
+from separator.atomic import replacing
 from separator.dsp.ahead import ahead
 from separator.errors import ConfigError, SepctlError
-from separator.models.trunk import Trunk
+from separator.train import checkpoint, status
 from separator.train.config import Config
-from separator.train.excerpts import Excerpts
-from separator.train.losses import thresholded_sdr
-from separator.train.remix import Batch, Remixer, spectra
+from separator.train.distributed import Team
+from separator.train.excerpts import Excerpts, named
+from separator.train.feed import Feed, Planned
+from separator.train.history import History
+from separator.train.learner import Learner, NotFinite
+from separator.train.objective import Objective, objective
+from separator.train.prepared import Song, fingerprint
+from separator.train.record import provenance
+from separator.train.remix import seeded
+from separator.train.schedule import Pace
+from separator.train.statistics import statistics
 from separator.train.validation import Validation
 
 Log = Callable[[dict[str, Any]], None]
 
 
-def _averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Moving average whose memory is at first as short as the run: else early averages are the random start."""
-
-    def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
-        torch._foreach_lerp_(list(averages), list(values), max(1 - decay, 9 / (10 + int(count))))
-
-    return update
-
-
 class Run:
-    """One training run, new or resumed."""
+    """One training run, new or resumed, on one device; the same on every process of a team."""
 
-    def __init__(self, config: Config, folder: Path, *, resume: bool = False) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
+    def __init__(self, config: Config, folder: Path, *, device: str = "cpu", team: Team | None = None) -> None:
+        """Read the data and build the network; nothing is written to `folder` yet.
+
+        Raises `ConfigError` for a configuration that this device or team cannot run, `AudioError` for unusable data.
+        """
+        self.team = team or Team()
+        self.config = config.with_lanes(self.team.world)
         self.folder = folder
-        self.card: ModelCard = config.model
-        self.network = Trunk(self.card)
-        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=_averaging(config.optim.ema))
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
-        )
-        self.excerpts = Excerpts(config.data, self.card.stems, self.card.sample_rate, config.seed)
-        self.remixer = Remixer(config.augment, self.network.mask_edges, self.card.bins, config.data.stride)
-        self.validation = Validation(config, self.remixer.edges)
-        self.step = self.block = 0
+        self.device = torch.device(device)
+        optim = self.config.optim
+        if optim.precision == "fp16" and self.device.type != "cuda":
+            raise ConfigError("optim.precision fp16 needs a CUDA device", hint="use bf16 or fp32 on a processor")
+        self._load_songs()
+        self._made_with = provenance(self.device, self.config.seed, self.fingerprints)  # now, of the code that runs
+        torch.manual_seed(self.config.seed)
+        model = objective(config.model, config.sources, config.loss, optim.precision).to(self.device)
+        self._whiten(model)
+        self.learner = Learner(model, optim, self.team, self.device)
+        self.feed = Feed(self.config, self.excerpts, self.learner.objective, self.device)
+        self.history = History(folder)
+        self.pace = Pace()
+        self.step = self.block = self.validated = 0
         self.elapsed_s = 0.0
-        self.best = math.inf
-        if resume:
-            self._restore()
-        else:
-            self._begin()
+        self._told: dict[str, Any] = {"loss": None, "lr": None}  # of the newest step
+        self.losses = {"sum": 0.0, "steps": 0}  # since the last validation
+
+    def _load_songs(self) -> None:
+        """The leader first, which generates songs that are asked for and not there; then the others."""
+        data, sources, rate = self.config.data, self.config.sources, self.config.model.sample_rate
+        if not self.team.leads:
+            self.team.wait()
+        self.excerpts = Excerpts(data, sources, rate, self.config.seed, self.config.augment)
+        self.songs = {f"data.train.{n}": found for n, found in enumerate(self.excerpts.sources)}
+        self.songs["data.valid"] = named("data.valid", data.valid, sources, rate)
+        _refuse_shared(self.songs)
+        if self.team.leads:
+            self.team.wait()
+        self.validation = Validation(self.config, self.songs["data.valid"], self.device)
+        self.fingerprints = {source: fingerprint(found) for source, found in self.songs.items()}
+
+    def _whiten(self, model: Objective) -> None:
+        """Set the input's mean and scale to those of un-augmented mixes, which the leader measures."""
+        card = self.config.model
+        key = {"spec": card.spec.model_dump(), "data": self.fingerprints}
+
+        def features(power: Tensor) -> Tensor:
+            return model.features(power.to(self.device)).cpu()
+
+        def measured() -> tuple[Tensor, Tensor]:
+            folder = registry.cache_folder() / "statistics"
+            found = statistics(features, self.excerpts, card.n_fft, card.hop, key=key, folder=folder)
+            return found.mean, found.std
+
+        shared = self.team.share(measured() if self.team.leads else None)
+        assert shared is not None
+        mean, deviation = shared
+        model.whiten(mean.to(self.device), deviation.to(self.device))
 
     @property
     def checkpoint(self) -> Path:
@@ -73,144 +108,175 @@ class Run:
     @property
     def model_path(self) -> Path:
         """The best model so far."""
-        return self.folder / f"{self.card.name}.safetensors"
+        return self.folder / f"{self.config.model.name}.safetensors"
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start anew. Raises `ConfigError` where the folder holds a run already, or another process trains in it."""
         if self.checkpoint.exists():
             raise ConfigError(
                 f"{self.folder}: holds a run already", hint="continue it with --resume, or name another --out"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), encoding="utf-8")
-        self._whiten()
+        if self.team.leads:
+            with status.alone(self.folder):
+                self._clean()
+                self.history.rewind(-1)
+                for name, text in (("config.yaml", self.config.as_yaml()), ("run.json", json.dumps(self._made_with))):
+                    with replacing(self.folder / name) as file:
+                        file.write(text.encode())
+        self.team.wait()
 
-    def _whiten(self) -> None:
-        """Set the mean and scale of the features from the first block, in its un-augmented mix."""
-        rows = self._spectra(0)
-        power = rows.sum(dim=1).square().sum(dim=2).transpose(2, 3)
-        features = self.network.features(power).flatten(0, 1)
-        self.network.mean.copy_(features.mean(dim=0))
-        self.network.scale.copy_(1 / features.std(dim=0).clamp_min(1e-3))
-        self.average.module.load_state_dict(self.network.state_dict())
+    def resume(self) -> None:
+        """Go on from the checkpoint; begin anew if the run was stopped before its first one.
 
-    def _spectra(self, block: int) -> Tensor:
-        return spectra(self.excerpts.rows(block), self.card.n_fft, self.card.hop)
+        Raises `ConfigError` where there is no run, or another one, or another process trains in the folder;
+        `ModelError` for a damaged checkpoint.
+        """
+        if not self.checkpoint.exists() and (self.folder / "config.yaml").exists():
+            return self.begin()
+        state = checkpoint.load(self.checkpoint, self.device)
+        checkpoint.refuse_other(self.folder, state["identity"], self._identity())
+        self.learner.restore(state["learner"])
+        self.pace = Pace(**state["pace"])
+        self.losses = state["losses"]
+        self.step, self.block, self.validated = state["step"], state["block"], state["validated"]
+        self.elapsed_s = state["elapsed_s"]
+        if self.team.leads:
+            with status.alone(self.folder):
+                self._clean()
+                self.history.rewind(self.validated)
+        self.team.wait()
 
-    def _blocks(self) -> Iterator[Tensor]:
-        block = self.block
-        while True:
-            yield self._spectra(block)
-            block += 1
+    def _clean(self) -> None:
+        """Remove what a killed process left half-written."""
+        for part in self.folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
 
     def progress(self) -> float:
         """Share of the budget that is used, 0 to 1."""
-        budget = self.config.budget
-        if budget.max_steps is not None:
-            return self.step / budget.max_steps
-        return self.elapsed_s / (60 * (budget.max_minutes or math.inf))
+        return self.config.budget.used(self.step, self.elapsed_s, self.config.epoch_steps)
+
+    def finished(self) -> bool:
+        """Whether the budget is used, or validation has stopped getting better."""
+        return self.progress() >= 1 or self.pace.exhausted(self.config.optim.schedule)
+
+    def rate(self) -> float:
+        """Learning rate now."""
+        return self.config.optim.lr * self.config.optim.schedule.rate(self.progress(), self.pace.scale)
 
     def train(self, log: Log) -> None:
-        """Run until the budget is used. A checkpoint is written after every block, so at most one block is lost."""
+        """Run until finished. A checkpoint is written after every block, so at most one block is lost.
+
+        Raises `SepctlError` where a loss is not finite, `ResourceError` on a full disk, `ConfigError` where another
+        process trains in the same folder.
+        """
         started = time.monotonic() - self.elapsed_s
-        with contextlib.closing(ahead(self._blocks(), depth=1)) as blocks:
-            while self.progress() < 1:
-                rows = next(blocks)
-                generator = torch.Generator().manual_seed(1_000_003 * self.config.seed + self.block)
-                data = self.config.data
-                for batch in self.remixer.batches(rows, data.remixes, self.config.optim.batch_size, generator):
-                    loss = self._update(batch)
-                    self.elapsed_s = time.monotonic() - started
-                    log({"step": self.step, "loss": loss, "lr": self._rate(), "elapsed_s": self.elapsed_s})
-                    if self.step % self.config.validate_every == 0:
-                        self._validate(log)
-                    if self.progress() >= 1:
-                        break
-                self.block += 1
+        alone = status.alone(self.folder) if self.team.leads else contextlib.nullcontext()
+        # Remixing the next batch costs about as much as a step, so each has a thread, and neither needs many cores.
+        steps = ahead(self.feed.steps(self.block, self.learner.lanes), depth=1)
+        with alone, contextlib.closing(steps):
+            while not self.finished():
+                planned = next(steps)
+                self._take(planned)
+                self.elapsed_s = self.team.share(time.monotonic() - started)
+                log({**self._told, "elapsed_s": self.elapsed_s})
+                if self.step % self.config.epoch_steps == 0:
+                    self._validate(log)
+                if planned.ends_block or self.finished():
+                    self.block += 1
+                    self._save()
+            if self.validated != self.step:
+                self._validate(log)
                 self._save()
-        if self.step % self.config.validate_every:
-            self._validate(log)
-        self._save()
 
-    def _rate(self) -> float:
-        """Learning rate now: linear warm-up, then a half cosine to zero at the end of the budget."""
-        done, warmup = min(self.progress(), 1.0), self.config.optim.warmup
-        if done < warmup:
-            return self.config.optim.lr * max(done / warmup, 1e-3)
-        return self.config.optim.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-
-    def _update(self, batch: Batch) -> float:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
-        features = self.network.features(batch.power)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.optim.bf16):
-            masks = self.network.band_masks(features, self.card.stems, slice(batch.first, None, batch.stride))
-        loss = thresholded_sdr(masks.float(), batch, self.config.loss)
-        if not torch.isfinite(loss):
-            raise SepctlError(
-                f"loss is {loss.item()} at step {self.step} (seed {self.config.seed}, block {self.block})",
-                hint="lower optim.lr; the last checkpoint is sound",
-            )
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optim.clip_norm)
-        self.optimiser.step()
-        self.average.update_parameters(self.network)
+    def _take(self, planned: Planned) -> None:
+        """One step."""
+        lanes, rate = self.learner.lanes, self.rate()
+        seeds = [seeded(self.config.seed, self.step, lane).initial_seed() for lane in lanes]
+        try:
+            loss = self.learner.update(planned.batches, seeds, rate)
+        except NotFinite as error:
+            self._stop(planned, error)
         self.step += 1
-        return loss.item()
+        self.losses = {"sum": self.losses["sum"] + loss, "steps": self.losses["steps"] + 1}
+        self._told = {"step": self.step, "loss": loss, "lr": rate}
+
+    def _stop(self, planned: Planned, error: NotFinite) -> NoReturn:
+        """Save which batch gave a loss or gradient that is not finite, and raise; every process comes here."""
+        block, index, lanes = planned.block, planned.index, self.learner.lanes
+        mine = {
+            lane: self.feed.identity(block, lane, index, rows) for lane, rows in zip(lanes, planned.rows, strict=True)
+        }
+        batches = {lane: each for found in self.team.gather(mine) for lane, each in found.items()}
+        bad = [lane for lane, loss in enumerate(error.losses) if not math.isfinite(loss)]
+        path = self.folder / "nan-batch.json"
+        if self.team.leads:
+            told = {"step": self.step, "losses": [str(loss) for loss in error.losses],
+                    "batches": [batches[lane] for lane in bad or sorted(batches)]}
+            with replacing(path) as file:
+                file.write(json.dumps(told, indent=1).encode())
+        what = f"the loss is {error.losses[bad[0]]}" if bad else "a gradient is not finite"
+        raise SepctlError(
+            f"{what} at step {self.step} (seed {self.config.seed}, block {block}, batch {index}"
+            f"{f', lane {bad[0]}' if bad else ''}); {path} tells what the batch was made of",
+            hint="the checkpoint and the best model are sound; try a lower optim.lr in a new run",
+        ) from error
 
     def _validate(self, log: Log) -> None:
-        network = self.average.module.eval()
-        assert isinstance(network, Trunk)
-        scores = self.validation.scores(network)
-        row = {"step": self.step, "elapsed_s": round(self.elapsed_s), **scores}
+        """Score the averaged weights on the leader; all processes learn the outcome."""
+        self.learner.agree()
+        scores = self.team.share(self.validation.scores(self.learner.averaged) if self.team.leads else {})
+        row = {
+            "epoch": math.ceil(self.step / self.config.epoch_steps), "step": self.step,
+            "elapsed_s": round(self.elapsed_s), "lr": self.rate(),
+            "train_loss": float(f"{self.losses['sum'] / max(self.losses['steps'], 1):.6g}"), **scores,
+        }  # fmt: skip
+        better = self.pace.observe(scores["loss"], self.step, self.config.optim.schedule)
+        self.validated, self.losses = self.step, {"sum": 0.0, "steps": 0}
+        if self.team.leads:
+            self.history.append(row)
+            if better:
+                self._publish(row)
         log({"validation": row})
-        new = not (self.folder / "history.csv").exists()
-        with (self.folder / "history.csv").open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        if scores["loss"] < self.best:
-            self.best = scores["loss"]
-            self._publish(row)
 
     def _publish(self, row: dict[str, Any]) -> None:
-        """Write the averaged weights as a model file, half precision, with what is known of the run in its card."""
-        training = {"config": json.loads(self.config.model_dump_json(exclude={"model"})), "validation": row}
-        card = self.card.model_copy(update={"training": training})
-        modelfile.save(self.model_path, card, self.average.module, dtype=torch.float16)
+        """Write the averaged weights as a model file, half precision, with what is known of the run in its card.
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "config": self.config.model_dump_json(),
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "rng": torch.get_rng_state(),
-            "step": self.step,
-            "block": self.block,
-            "elapsed_s": self.elapsed_s,
-            "best": self.best,
-        }
+        No times in it: the same run gives the same bytes.
+        """
+        config = json.loads(self.config.model_dump_json(exclude={"model"}))
+        validation = {key: value for key, value in row.items() if key != "elapsed_s"}
+        training = {"config": config, **self._made_with, "validation": validation}
+        card = self.config.model.model_copy(update={"training": training})
+        modelfile.save(self.model_path, card, self.learner.averaged.network, dtype=torch.float16)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree in."""
+        return {"config": json.loads(self.config.model_dump_json()), "data": self.fingerprints}
 
     def _save(self) -> None:
-        part = self.checkpoint.with_suffix(".part")
-        with part.open("wb") as file:
-            torch.save(self._state(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.checkpoint)
+        """Write the checkpoint, and where the run stands for those who ask."""
+        self.learner.agree()
+        if not self.team.leads:
+            return
+        state = {
+            "identity": self._identity(), "learner": self.learner.state(), "pace": asdict(self.pace),
+            "losses": self.losses, "step": self.step, "block": self.block, "validated": self.validated,
+            "elapsed_s": self.elapsed_s,
+        }  # fmt: skip
+        checkpoint.save(self.checkpoint, state)
+        epoch, best = self.step / self.config.epoch_steps, self.pace
+        told = status.Progress(self.step, self.progress(), self.elapsed_s, self._told["loss"],
+                               self._told["lr"], epoch, best.best, best.best_step, self.finished())
+        told.write(self.folder)
 
-    def _restore(self) -> None:
-        if not self.checkpoint.exists():
-            raise ConfigError(f"{self.folder}: no checkpoint to resume from", hint="leave --resume out to begin a run")
-        state = torch.load(self.checkpoint, weights_only=True)
-        before, now = json.loads(state["config"])["model"], json.loads(self.card.model_dump_json())
-        if any(before[key] != now[key] for key in ("spec", "stems", "channels", "n_fft")):
-            raise ConfigError(f"{self.folder}: the checkpoint is of another architecture", hint="name another --out")
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["rng"])
-        self.step, self.block = state["step"], state["block"]
-        self.elapsed_s, self.best = state["elapsed_s"], state["best"]
+
+def _refuse_shared(songs: Mapping[str, Sequence[Song]]) -> None:
+    """Raise `ConfigError` where a song is both trained on and validated with."""
+    held_out = {song.folder.resolve() for song in songs["data.valid"]}
+    for key, found in songs.items():
+        shared = [song.folder for song in found if key != "data.valid" and song.folder.resolve() in held_out]
+        if shared:
+            raise ConfigError(
+                f"{shared[0]}: is in {key} and in data.valid, so validation would tell what was learnt by heart",
+                hint="`sepctl data prepare --valid N` sets songs aside",
+            )

@@ -2,49 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from separator.models.trunk import Trunk
+from separator.errors import AudioError
 from separator.train.config import Config
-from separator.train.losses import squared_error, thresholded_sdr
-from separator.train.prepared import songs
-from separator.train.remix import Batch, collect, measure, spectra
+from separator.train.objective import Objective
+from separator.train.prepared import Song
+from separator.train.remix import spectra
 
 
 class Validation:
-    """Evenly spaced excerpts of the validation songs; their sums are computed once and kept."""
+    """Evenly spaced excerpts of the validation songs."""
 
-    def __init__(self, config: Config, edges: list[int]) -> None:
+    def __init__(self, config: Config, found: Sequence[Song], device: torch.device) -> None:
+        """Raises `AudioError` where no validation song has a stem that the model is to estimate."""
         self.config = config
-        self.batches = [collect(measure(row, edges) for row in rows) for rows in self._rows()]
+        self.device = device
+        for stem in config.model.stems:
+            if not any(stem in song.layers for song in found):
+                raise AudioError(
+                    f"{config.data.valid.folder}: no validation song has the stem {stem}",
+                    hint="move a song that has it from data.train to data.valid",
+                )
+        self._kept: list[Any] | None = None
+        length = self._length
+        each = max(config.data.valid_excerpts // len(found), 1)
+        self.places = [
+            (song, int((i + 0.5) / each * max(song.frames - length, 0))) for song in found for i in range(each)
+        ]
 
-    def _rows(self) -> list[Tensor]:
-        card, data = self.config.model, self.config.data
-        length = round(data.excerpt_s * card.sample_rate)
-        found = songs(data.valid)
-        each = max(data.valid_excerpts // len(found), 1)
-        places = [(song, int((i + 0.5) / each * max(song.frames - length, 0))) for song in found for i in range(each)]
-        audio = [torch.stack([song.excerpt(stem, at, length) for stem in card.stems]) for song, at in places]
-        size = self.config.optim.batch_size
-        return [spectra(torch.stack(audio[i : i + size]), card.n_fft, card.hop) for i in range(0, len(audio), size)]
+    @property
+    def _length(self) -> int:
+        return round(self.config.data.excerpt_s * self.config.model.sample_rate)
 
     @torch.no_grad()
-    def scores(self, network: Trunk) -> dict[str, float]:
+    def scores(self, objective: Objective) -> dict[str, float]:
         """The loss, and per stem the median over excerpts of the SDR in dB, where the stem is not silent."""
-        losses, sdrs = [], []
-        for batch in self.batches:
-            masks = network.band_masks(network.features(batch.power), self.config.model.stems)
-            losses.append(float(thresholded_sdr(masks, batch, self.config.loss)))
-            sdrs.append(sdr(masks, batch))
-        table = torch.cat(sdrs)  # [N, S]
-        medians = {stem: round(float(table[:, s].nanmedian()), 3) for s, stem in enumerate(self.config.model.stems)}
-        return {"loss": round(sum(losses) / len(losses), 4), **medians}
+        judged = [objective.judge(batch) for batch in self._batches(objective)]
+        table = torch.cat([sdr for _, sdr in judged])  # [N, S]
+        stems = self.config.model.stems
+        medians = {stem: round(float(table[:, s].nanmedian()), 3) for s, stem in enumerate(stems)}
+        mean = sum(float(loss) * len(sdr) for loss, sdr in judged) / len(table)  # the last batch may be smaller
+        return {"loss": float(f"{mean:.6g}"), **medians}
 
+    def _batches(self, objective: Objective) -> Iterable[Any]:
+        """Kept where they are small, else made anew: whole spectra of the usual 48 excerpts would take 1.6 GB."""
+        if self._kept is not None:
+            return self._kept
+        batches = (objective.collect(objective.measure(row) for row in rows) for rows in self._rows())
+        if objective.compact:
+            self._kept = list(batches)
+            return self._kept
+        return batches
 
-def sdr(masks: Tensor, batch: Batch) -> Tensor:
-    """Signal-to-distortion ratio in dB per excerpt and stem, from band sums; NaN for a silent stem. Shape: `[B, S]`."""
-    signal = batch.stems.sum(dim=(2, 3, 4))
-    error = squared_error(masks, batch).sum(dim=(2, 3, 4))
-    ratio = 10 * torch.log10(signal / error.clamp_min(1e-9))
-    return torch.where(signal > 1e-6 * batch.mix.sum(dim=(2, 3, 4)), ratio, torch.nan)
+    def _rows(self) -> Iterator[Tensor]:
+        """Spectra of the excerpts, a batch at a time. Shape: `[B, S, C, 2, T, F]`."""
+        card, size = self.config.model, self.config.optim.lane_items
+        for i in range(0, len(self.places), size):
+            audio = [
+                torch.stack([song.excerpt(stem, at, self._length) for stem in self.config.sources])
+                for song, at in self.places[i : i + size]
+            ]
+            yield spectra(torch.stack(audio).to(self.device), card.n_fft, card.hop)

@@ -1,0 +1,1 @@
+"""Training: from prepared songs and one YAML file to a model file."""
