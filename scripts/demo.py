@@ -18,7 +18,8 @@ from demo_song import compose, write
 from torch import Tensor
 
 from separator.audio import AudioReader
-from separator.evaluation import MUSDB_STREAMS, WindowScores
+from separator.corpus import STREAMS
+from separator.evaluation import WindowScores
 
 OUT = Path("demo")
 EXCERPT_NOTE = '6 seconds of real music: The Easton Ellises, "Falcon 69" (MUSDB18, CC BY-NC-SA 3.0, shipped by stempeg)'
@@ -78,7 +79,7 @@ def main(song: Path | None) -> None:
         print(*split(song).values(), sep="\n")
     elif real is not None:
         print(EXCERPT_NOTE, flush=True)
-        table(real, split(real), {name: decode(real, index) for index, name in enumerate(MUSDB_STREAMS)})
+        table(real, split(real), {stem: decode(real, number) for stem, number in STREAMS.items()})
     else:
         print(SYNTHETIC_NOTE, flush=True)
         made, true = synthetic()

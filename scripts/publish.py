@@ -16,7 +16,9 @@ import yaml
 
 from separator import modelfile
 from separator.card import ModelCard
-from separator.evaluation import mix_itself, model, ratio_mask, score, true_songs
+from separator.corpus import true_songs
+from separator.evaluation import mix_itself, model, ratio_mask, score
+from separator.evaluation.scores import medians
 from separator.separate import Separator
 
 WEIGHTS = Path("separator/weights")
@@ -31,7 +33,7 @@ def measure(separator: Separator, folder: Path) -> dict[str, Any]:
     for name, method in methods.items():
         scores = [score(song, separator.stems, method) for song in songs]
         rows = {
-            "median_db": torch.stack([each.sdr().nanmedian(dim=0).values for each in scores]).nanmedian(dim=0).values,
+            "median_db": medians(torch.stack([medians(each.sdr()) for each in scores])),
             "global_db": torch.stack([each.global_sdr() for each in scores]).nanmean(dim=0),
         }
         table[name] = {key: dict(zip(separator.stems, _rounded(row), strict=True)) for key, row in rows.items()}
