@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from separator import provenance
@@ -15,7 +15,7 @@ from separator.audio import StemFormat
 from separator.audio.place import LONGEST_NAME
 from separator.errors import AudioError, ModelError, UsageError
 from separator.modelfile import file_sha256
-from separator.naming import check_template, render, track_name
+from separator.naming import check_template, render, safe_name, track_name
 
 REMEDIES = ("{folder}/{track}/{stem}.{ext}", "{track}.{source_ext}/{stem}.{ext}",
             "{folder}/{track}.{source_ext}/{stem}.{ext}")  # templates that may keep songs apart
@@ -25,10 +25,12 @@ REMEDIES = ("{folder}/{track}/{stem}.{ext}", "{track}.{source_ext}/{stem}.{ext}"
 class Song:
     """A song to split: a file, or a stream: an open binary file object without a name of its own, a FIFO, a device.
 
-    A stream can be read once, and only by whoever splits it.
+    A stream can be read once, and only by whoever splits it. `folder` is where a song stands below the folder that was
+    named for it: its stems stand in the same place below the output folder.
     """
 
     source: Path | BinaryIO
+    folder: PurePath = field(default_factory=PurePath)
 
     @property
     def path(self) -> Path:
@@ -70,7 +72,7 @@ class Song:
             return
         try:
             if stat.S_ISDIR(mode := self.source.stat().st_mode):
-                raise AudioError(f"{self.source} is a folder", hint=f"name its songs: {self.source}/*")
+                raise AudioError(f"{self.source} is a folder", hint="-r splits the songs in it")
             if not stat.S_ISREG(mode):
                 return
             with self.source.open("rb") as file:
@@ -105,12 +107,21 @@ class Job:
     overwrite: bool = False
     skip_existing: bool = False
 
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """All that shapes the samples, but for the model and the song, as JSON has it."""
+        return {**self.options, "format": [self.fmt.extension, self.fmt.depth, self.fmt.bitrate],
+                "stems": list(self.stems), "start_s": self.start_s, "duration_s": self.duration_s,
+                "downmix": self.downmix}
+
+    def part_s(self, song_s: float) -> float:
+        """How many seconds of a song of that length will be split."""
+        seconds = max(0.0, song_s - self.start_s)
+        return seconds if self.duration_s is None else min(seconds, self.duration_s)
+
     def stamp(self, song: Song) -> str:
         """The comment line of the stems of `song`; the first call reads the whole file for its SHA-256."""
-        shaping = {**self.options, "format": [self.fmt.extension, self.fmt.depth, self.fmt.bitrate],
-                   "stems": list(self.stems), "start_s": self.start_s, "duration_s": self.duration_s,
-                   "downmix": self.downmix}
-        return provenance.stamp(self.model, self.sha256, shaping, song.path.name, song.size, song.sha256)
+        return provenance.stamp(self.model, self.sha256, self.shaping, song.path.name, song.size, song.sha256)
 
 
 def outputs(song: Song, job: Job) -> dict[str, Path]:
@@ -120,9 +131,10 @@ def outputs(song: Song, job: Job) -> dict[str, Path]:
     """
     check_template(job.template)
     extension = job.fmt.extension
+    out = job.out.joinpath(*map(safe_name, song.folder.parts))
     values = {"track": track_name(song.path), "folder": Path(os.path.abspath(song.path)).parent.name,
               "source_ext": song.path.suffix.removeprefix("."), "model": job.model, "ext": extension}
-    paths = {stem: render(job.template, job.out, stem=stem, **values) for stem in job.stems}
+    paths = {stem: render(job.template, out, stem=stem, **values) for stem in job.stems}
     for path in paths.values():
         if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
             raise UsageError(f"the output of {song.name} would have a name of more than {LONGEST_NAME} bytes: {path}",
@@ -134,16 +146,19 @@ def outputs(song: Song, job: Job) -> dict[str, Path]:
     return paths
 
 
-def plan(songs: Sequence[Song], job: Job) -> dict[Song, dict[str, Path]]:
+def plan(songs: Sequence[Song], job: Job, only: Collection[Song] | None = None) -> dict[Song, dict[str, Path]]:
     """Check the whole run before any work; returns the files of each song (none where the stem goes to a sink).
 
     Raises UsageError where two songs would write the same file, a stem would replace a song, or a file exists. With
-    `job.skip_existing` what exists is a matter of each song alone: ask `is_done` when it is its turn.
+    `job.skip_existing` what exists is a matter of each song alone: ask `is_done` when it is its turn. `only` are those
+    to be split here, if others of the batch are split elsewhere.
     """
     if job.sink is not None:
         return {song: {} for song in songs}
     files = {song: outputs(song, job) for song in songs}
     _refuse_collisions(files, job)
+    if only is not None:
+        files = {song: files[song] for song in only}
     if not job.skip_existing:
         for song, paths in files.items():
             is_done(song, paths, job)
@@ -151,13 +166,15 @@ def plan(songs: Sequence[Song], job: Job) -> dict[Song, dict[str, Path]]:
 
 
 def _refuse_collisions(files: Mapping[Song, Mapping[str, Path]], job: Job) -> None:
-    inputs = {_same_file(song.path) for song in files if isinstance(song.source, Path)}
+    same = _Places()
+    inputs = {place for song in files if isinstance(song.source, Path)
+              for place in (same(song.source), same(Path(os.path.realpath(song.source))))}
     owner: dict[str, Song] = {}
     for song, paths in files.items():
         for path in paths.values():
-            if _same_file(path) in inputs:
+            if same(path) in inputs:
                 raise UsageError(f"{path} is itself one of the songs", hint="use another --out or --template")
-            other = owner.setdefault(_same_file(path), song)
+            other = owner.setdefault(same(path), song)
             if other is not song:
                 raise UsageError(f"{other.name} and {song.name} would both write {path}",
                                  hint=_keep_apart(files, job))
@@ -165,15 +182,20 @@ def _refuse_collisions(files: Mapping[Song, Mapping[str, Path]], job: Job) -> No
 
 def _keep_apart(songs: Collection[Song], job: Job) -> str:
     for template in REMEDIES:
-        told = replace(job, template=template)
-        if len({_same_file(path) for song in songs for path in outputs(song, told).values()}) == \
-                len(songs) * len(job.stems):
+        told, same = replace(job, template=template), _Places()
+        if len({same(path) for song in songs for path in outputs(song, told).values()}) == len(songs) * len(job.stems):
             return f'tell them apart: --template "{template}"'
     return "split them separately, each with another --out"
 
 
-def _same_file(path: Path) -> str:
-    return os.path.normcase(os.path.realpath(path))
+class _Places:
+    """One spelling for each place on the disk. Looks each folder up once: a batch has a hundred thousand stems."""
+
+    def __init__(self) -> None:
+        self._real = functools.cache(os.path.realpath)
+
+    def __call__(self, path: Path) -> str:
+        return os.path.normcase(os.path.join(self._real(path.parent), path.name))
 
 
 def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from separator import provenance
 from separator.audio import AudioReader, StemFormat, StemWriter
 from separator.audio.place import temporary
@@ -26,8 +29,20 @@ _BLOCKS_AHEAD = 2  # decoded and separated blocks that may wait: the three stage
 
 
 @dataclass(frozen=True)
+class Level:
+    """How loud a stem is, full scale being 1."""
+
+    peak: float
+    rms: float
+
+
+@dataclass(frozen=True)
 class SongResult:
-    """What became of one song. `clipped` counts samples per stem beyond full scale of an integer format."""
+    """What became of one song. `clipped` counts samples per stem beyond full scale of an integer format.
+
+    `division` is the stems' energy over the song's, where the stems are the whole song (else, and of silence, None):
+    near 1 where each sound went to one stem, 1/S where all S stems are the same faint copy of the song.
+    """
 
     song: Song
     stems: dict[str, Path]
@@ -36,7 +51,9 @@ class SongResult:
     frames: int
     elapsed_s: float
     clipped: dict[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    warnings: dict[str, str] = field(default_factory=dict)      # kind to words
+    levels: dict[str, Level] = field(default_factory=dict)
+    division: float | None = None
 
     @property
     def duration_s(self) -> float:
@@ -60,13 +77,41 @@ def split_song(song: Song, separator: Separator, job: Job, progress: Progress = 
             writers = {stem: stack.enter_context(_writer(song, reader, job, path)) for stem, path in paths.items()}
             total_s = _duration(reader, job)
             progress(0.0, total_s)
-            frames = _pump(reader, separator, list(writers.values()), lambda done_s: progress(done_s, total_s))
+            meter = _Meter(len(job.stems))
+            frames = _pump(reader, separator, list(writers.values()), meter, lambda done_s: progress(done_s, total_s))
             if not frames:
                 raise AudioError(f"{song.name} holds no samples{_after_start(job)}")
             _commit(writers, paths)
     return SongResult(song, paths, reader.sample_rate, reader.channels, frames, time.perf_counter() - started,
                       {stem: writer.clipped for stem, writer in writers.items()},
-                      tuple(_warnings(writers, job, reader.sample_rate)))
+                      dict(_warnings(writers, job, reader.sample_rate)),
+                      {stem: Level(writer.peak, rms) for (stem, writer), rms in zip(
+                          writers.items(), meter.rms(frames * reader.channels), strict=True)},
+                      meter.division() if _is_whole(separator) else None)
+
+
+def _is_whole(separator: Separator) -> bool:
+    return separator.rest is not None or len(separator.stems) == len(separator.card.stems) > 1
+
+
+class _Meter:
+    """Energies of the stems and of their sum, from the blocks that pass."""
+
+    def __init__(self, stems: int) -> None:
+        self._stems = torch.zeros(stems, dtype=torch.float64)
+        self._song = 0.0
+
+    def hear(self, block: Tensor) -> None:
+        """A block `[S, C, n]`."""
+        self._stems += torch.linalg.vector_norm(block, dim=(1, 2), dtype=torch.float64) ** 2
+        self._song += float(torch.linalg.vector_norm(block.sum(0), dtype=torch.float64) ** 2)
+
+    def rms(self, samples: int) -> list[float]:
+        """Of each stem, given the number of samples of one."""
+        return [float(energy / samples) ** 0.5 for energy in self._stems]
+
+    def division(self) -> float | None:
+        return float(self._stems.sum()) / self._song if self._song else None
 
 
 def _after_start(job: Job) -> str:
@@ -78,7 +123,7 @@ def _writer(song: Song, reader: AudioReader, job: Job, path: Path) -> StemWriter
     return StemWriter(job.sink or path, job.fmt, reader.sample_rate, reader.channels, tags=tags, cover=reader.cover)
 
 
-def _pump(reader: AudioReader, separator: Separator, writers: Sequence[StemWriter],
+def _pump(reader: AudioReader, separator: Separator, writers: Sequence[StemWriter], meter: _Meter,
           progress: Callable[[float], None]) -> int:
     """Move the whole song from `reader` through `separator` into `writers`, one per stem; returns the frame count."""
     frames = 0
@@ -87,6 +132,7 @@ def _pump(reader: AudioReader, separator: Separator, writers: Sequence[StemWrite
         for block in stems:                                             # [S, C, n]
             for writer, stem in zip(writers, block, strict=True):
                 writer.write(stem)
+            meter.hear(block)
             frames += block.shape[-1]
             progress(frames / reader.sample_rate)
     return frames
@@ -162,10 +208,7 @@ def _make(folder: Path) -> None:
 
 def _duration(reader: AudioReader, job: Job) -> float | None:
     """How many seconds will be split, by the container's word."""
-    if reader.duration_s is None:
-        return None
-    seconds = max(0.0, reader.duration_s - job.start_s)
-    return seconds if job.duration_s is None else min(seconds, job.duration_s)
+    return None if reader.duration_s is None else job.part_s(reader.duration_s)
 
 
 def _check_space(song: Song, reader: AudioReader, job: Job) -> None:
@@ -173,24 +216,29 @@ def _check_space(song: Song, reader: AudioReader, job: Job) -> None:
     seconds = _duration(reader, job)
     if job.sink is not None or seconds is None:
         return
-    need = len(job.stems) * seconds * _bytes_per_second(job.fmt, reader.sample_rate, reader.channels)
-    free = shutil.disk_usage(next(each for each in (job.out, *job.out.absolute().parents) if os.path.exists(each))).free
+    need = len(job.stems) * seconds * bytes_per_second(job.fmt, reader.sample_rate, reader.channels)
+    free = free_bytes(job.out)
     if need > free:
         raise ResourceError(f"the stems of {song.name} need {need / 1e6:.0f} MB, but {job.out} has {free / 1e6:.0f} MB",
                             hint="free some space, use another --out, or a smaller --format such as flac")
 
 
-def _bytes_per_second(fmt: StemFormat, sample_rate: int, channels: int) -> float:
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` is, or will be."""
+    return shutil.disk_usage(next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))).free
+
+
+def bytes_per_second(fmt: StemFormat, sample_rate: int, channels: int) -> float:
     """A lower bound on what one stem takes."""
     nominal = fmt.bits_per_second(channels) / 8 if fmt.depth is None else _BYTES[fmt.depth] * sample_rate * channels
     return nominal * _AT_LEAST.get(fmt.extension, 0.5)
 
 
-def _warnings(writers: Mapping[str, StemWriter], job: Job, sample_rate: int) -> Iterator[str]:
+def _warnings(writers: Mapping[str, StemWriter], job: Job, sample_rate: int) -> Iterator[tuple[str, str]]:
     clipped = ", ".join(f"{writer.clipped} of {stem}" for stem, writer in writers.items() if writer.clipped)
     if clipped and job.fmt.depth is not None:
-        yield f"samples beyond full scale were clipped: {clipped}; wav with --bit-depth 32f keeps them"
+        yield "clipped", f"samples beyond full scale were clipped: {clipped}; wav with --bit-depth 32f keeps them"
     for writer in writers.values():
         if writer.written_rate != sample_rate:
-            yield f"{job.fmt.extension} cannot hold {sample_rate} Hz: written at {writer.written_rate} Hz"
+            yield "resampled", f"{job.fmt.extension} cannot hold {sample_rate} Hz: written at {writer.written_rate} Hz"
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from separator.cli import program
 from separator.errors import AudioError
 
 STEMS = ["vocals", "drums", "bass", "other"]
+BATCH = {"manifest.jsonl", ".manifest.jsonl.lock"}  # beside the stems of more than one song
 RATE = 8000
 Run = Callable[..., Result]
 
@@ -127,17 +129,32 @@ BAD_SONGS = [
 
 @pytest.mark.parametrize(("make", "words"), BAD_SONGS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_bad_song(run: Run, tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
-    """Alone it ends in exit code 5; in a batch the others are split. Neither leaves a trace of it."""
+    """Alone it ends in exit code 5, and leaves no trace."""
     bad = make(tmp_path)
     done = run(bad)
     assert (done.exit_code, done.stdout) == (5, "")
     assert re.search(f"^Error: .*{bad.name}.*({words})", done.stderr, re.DOTALL), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "stems").exists()
-    done = run(noise(tmp_path / "good.wav"), bad)
+
+
+def test_bad_songs_among_good_ones(run: Run, tmp_path: Path) -> None:
+    """The others are split; of the bad ones there is no trace but in the manifest, each with its words."""
+    bad = [make(tmp_path) for make, _ in BAD_SONGS]
+    done = run(noise(tmp_path / "good.wav"), *bad, noise(tmp_path / "last.wav"))
     assert done.exit_code == 1
-    assert done.stderr.endswith("Error: 1 of 2 songs failed\n")
-    assert left(tmp_path / "stems") == {"good", *(f"good/{stem}.wav" for stem in STEMS)}
+    assert f"Error: {len(bad)} of {len(bad) + 2} songs failed, listed in stems/manifest.jsonl\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    tracks = {"good", "last"}
+    assert left(tmp_path / "stems") == BATCH | tracks | {f"{track}/{stem}.wav" for track in tracks for stem in STEMS}
+    records = [json.loads(line) for line in (tmp_path / "stems/manifest.jsonl").read_text().splitlines()]
+    assert [record["input"] for record in records] == [
+        os.path.abspath(path) for path in (tmp_path / "good.wav", *bad, tmp_path / "last.wav")]
+    assert [record["status"] for record in records] == ["done", *["failed"] * len(bad), "done"]
+    for record, (_, words) in zip(records[1:-1], BAD_SONGS, strict=True):
+        error = record["error"]
+        assert re.search(words, f"{error['fact']}\n  hint: {error['hint']}"), error
+        assert (error["class"], error["exit_code"]) == ("AudioError", 5)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind root")
@@ -447,15 +464,17 @@ def in_the_middle(tmp_path: Path, model: Path) -> Iterator[subprocess.Popen[str]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_in_the_middle(tmp_path: Path, tiny_model: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)])
+def test_an_interrupt_in_the_middle(tmp_path: Path, tiny_model: Path, numbers: tuple[signal.Signals, ...]) -> None:
     with in_the_middle(tmp_path, tiny_model) as process:
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.5)             # two of a kind at once are one to the system
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.splitlines()[-2:] == ["stopping ...", "Error: interrupted"]
     assert stdout.splitlines() == [f"stems/first/{stem}.wav" for stem in STEMS]
-    assert left(tmp_path / "stems") == {"first", *(f"first/{stem}.wav" for stem in STEMS)}
+    assert left(tmp_path / "stems") == BATCH | {"first", *(f"first/{stem}.wav" for stem in STEMS)}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

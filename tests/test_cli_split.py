@@ -25,6 +25,7 @@ from separator.cli import program
 from separator.modelfile import file_sha256
 
 STEMS = ["vocals", "drums", "bass", "other"]
+BATCH = {"manifest.jsonl", ".manifest.jsonl.lock"}  # beside the stems of more than one song
 RATE = 8000
 Run = Callable[..., Result]
 
@@ -375,43 +376,25 @@ def test_tags_carry_over_and_the_comment_is_kept_below_ours(run: Run, tmp_path: 
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_model_loads_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = []
-    load = separate.Separator.load
-    monkeypatch.setattr(separate.Separator, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
-    assert run(*(noise(tmp_path / f"{name}.wav", 0.2) for name in "abc")).exit_code == 0
-    assert len(loads) == 1
-
-
 def test_a_bad_song_does_not_stop_the_others(run: Run, tmp_path: Path) -> None:
     bad = tmp_path / "b.wav"
     bad.write_text("no audio")
     done = run(noise(tmp_path / "a.wav", 0.2), bad, tmp_path / "missing.wav", noise(tmp_path / "d.wav", 0.2))
     assert done.exit_code == 1
-    assert files(tmp_path / "stems") == {f"{track}/{stem}.wav" for track in "ad" for stem in STEMS}
+    assert files(tmp_path / "stems") - BATCH == {f"{track}/{stem}.wav" for track in "ad" for stem in STEMS}
     assert not (tmp_path / "stems/b").exists()
     assert f"Error: {bad} is not audio" in done.stderr
     assert f"Error: {tmp_path}/missing.wav does not exist\n" in done.stderr
-    assert done.stderr.endswith("Error: 2 of 4 songs failed\n")
+    assert done.stderr.endswith("Error: 2 of 4 songs failed, listed in stems/manifest.jsonl\n"
+                                "  hint: sepctl report --failed stems/manifest.jsonl\n")
 
 
-def test_a_bug_in_one_song_does_not_stop_the_others(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = split.split_song
-
-    def buggy(song: split.Song, *rest: Any) -> split.SongResult:
-        if song.path.name == "a.wav":
-            raise ZeroDivisionError("division by zero")
-        return real(song, *rest)
+def test_a_bug_shows_its_traceback(run: Run, song: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def buggy(*_: object) -> split.SongResult:
+        raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr(split, "split_song", buggy)
-    songs = [noise(tmp_path / f"{name}.wav", 0.2) for name in "ab"]
-    done = run(*songs)
-    assert done.exit_code == 1
-    assert "Traceback" in done.stderr
-    assert "this is a bug in sepctl" in done.stderr
-    assert files(tmp_path / "stems") == {f"b/{stem}.wav" for stem in STEMS}
-    alone = run(songs[0])
-    assert isinstance(alone.exception, ZeroDivisionError)
+    assert isinstance(run(song).exception, ZeroDivisionError)
 
 
 def test_a_song_given_twice_is_split_once(run: Run, song: Path) -> None:
@@ -523,13 +506,17 @@ def test_json_lines(run: Run, song: Path, tmp_path: Path) -> None:
     done = run(song, bad, tmp_path / "done.wav", "--skip-existing", "--json")
     assert done.exit_code == 1
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    told = [event for event in events if event["event"] != "progress"]
+    assert [event["song"] for event in events[:3]] == [str(song), str(bad), str(tmp_path / "done.wav")]
+    assert [(event["event"], event["duration_s"]) for event in events[:3]] == [
+        ("planned", 3.0), ("planned", None), ("planned", 0.2)]
+    told = [event for event in events[3:] if event["event"] != "progress"]
     assert [event["event"] for event in told] == ["started", "done", "started", "failed", "skipped", "summary"]
+    assert all(event["schema"] == 1 for event in events)
     assert any(event["event"] == "progress" and event["total_s"] == 3.0 for event in events)
     assert told[1]["song"] == str(song)
     assert told[1]["stems"] == {stem: f"stems/song/{stem}.wav" for stem in STEMS}
     assert (told[1]["frames"], told[1]["sample_rate"], told[1]["channels"]) == (24000, RATE, 2)
-    assert (told[3]["song"], told[3]["exit_code"]) == (str(bad), 5)
+    assert (told[3]["song"], told[3]["exit_code"], told[3]["again"]) == (str(bad), 5, False)
     assert "is not audio" in told[3]["error"]
     assert {key: told[5][key] for key in ("songs", "done", "skipped", "failed")} == {
         "songs": 3, "done": 1, "skipped": 1, "failed": 1}

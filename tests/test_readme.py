@@ -70,7 +70,8 @@ def from_yaml(path, **_):
     return found
 registry.Registry.from_yaml = from_yaml
 from separator.cli import run
-run()
+if __name__ == "__main__":      # the workers of a batch import this file too
+    run()
 """)
     (folder / "sepctl").chmod(0o755)
     return folder

@@ -78,7 +78,7 @@ class FilePlace:
         self.path, self._name = path, str(path)
         self._target = Path(os.path.abspath(path))    # a change of the current folder must not lose the file
         self._part = temporary(self._target)
-        _sweep(self._part.parent)
+        sweep(self._part.parent)
         try:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISDIR(os.stat(path).st_mode):     # also raises, and in time, if the name is too long
@@ -209,7 +209,7 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:63] or "host"
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove what dead processes of this host left in `folder`."""
     ours = re.compile(rf"\..*\.{re.escape(_host())}-(\d+)\.part", re.DOTALL)
     with contextlib.suppress(OSError):

@@ -17,13 +17,15 @@ from typing import Any, NoReturn
 import click
 
 from separator import __version__
-from separator.cli.failures import as_sepctl
 from separator.errors import Interrupted, SepctlError
+from separator.failures import as_sepctl
 
 # command -> where it lives, and its one line in `sepctl --help` (the command itself need not be imported for that).
 COMMANDS = {
     "split": ("separator.cli.split:split", "Split songs into one file per stem."),
+    "report": ("separator.cli.report:report", "Sum up the manifests of batches."),
     "models": ("separator.cli.models:models", "List, show, fetch, verify and import models."),
+    "data": ("separator.cli.data:data", "Prepare and check songs to train on."),
     "train": ("separator.cli.train:train", "Train a model from a configuration file."),
     "evaluate": ("separator.cli.evaluate:evaluate", "Score a model against true stems."),
     "doctor": ("separator.cli.doctor:doctor", "Check this installation and say what it can do."),
@@ -105,7 +107,7 @@ def _stop_cleanly_on_signals() -> None:
         nonlocal received
         received += 1
         if received == 1:
-            _tell_stopping()
+            tell_stopping()
             raise KeyboardInterrupt
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
@@ -115,7 +117,7 @@ def _stop_cleanly_on_signals() -> None:
             signal.signal(number, stop)
 
 
-def _tell_stopping() -> None:
+def tell_stopping() -> None:
     """Past Python's buffers, whose lock the interrupted code may hold; on a terminal below its progress bar."""
     if sys.__stderr__ is None:
         return  # closed at the start: the descriptor may be another file by now

@@ -6,32 +6,35 @@ import functools
 import logging
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from separator.cli import VERBOSE, remember_verbose
+from separator.cli import remember_verbose
 from separator.cli.device import choose
-from separator.cli.failures import as_sepctl
-from separator.cli.types import bit_rate, device, names, seconds
-from separator.errors import SepctlError, UsageError
+from separator.cli.types import PRECISIONS, bit_rate, device, names, seconds, shard
+from separator.errors import UsageError
 
 if TYPE_CHECKING:
     from separator.audio.formats import BitDepth, Extension, StemFormat
     from separator.card import ModelCard
     from separator.cli.events import Events
     from separator.jobs import Job, Song
+    from separator.models.precision import Precision
     from separator.separate import Separator
 
 DASH = Path("-")
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
+EXCLUSIVE = (("overwrite", "skip_existing"), ("overwrite", "resume"), ("skip_existing", "resume"),
+             ("stems", "two_stems"))
+# Whoever asks for one of these has a batch, even of one song: worker processes and a manifest.
+OF_BATCHES = ("recursive", "from_file", "jobs", "timeout", "retries", "resume", "shard", "dry_run", "engine")
 
 
 @click.command(short_help="Split songs into one file per stem.")
-@click.argument("songs", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("songs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("-o", "--out", default="stems", show_default=True, type=click.Path(path_type=Path, allow_dash=True),
               help="Folder for the stems; - writes one stem to stdout.")
 @click.option("-m", "--model", default="mini", show_default=True, metavar="NAME|FILE",
@@ -49,6 +52,8 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
               help="auto, cpu, cuda or cuda:N.")
 @click.option("--wiener", type=click.IntRange(0, 10), metavar="N",
               help="Iterations of the multichannel Wiener filter.  [default: the model's own]")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
+              help="Of the network's layers: half precision (bf16; fp16 on CUDA) where the hardware has it, or fp32.")
 @click.option("--start", default="0", type=seconds, metavar="TIME", help="Begin here, in seconds or [h:]mm:ss.")
 @click.option("--duration", type=seconds, metavar="TIME", help="Split only this long a part.")
 @click.option("--overwrite", is_flag=True, help="Replace stems that exist.")
@@ -56,8 +61,25 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
               help="Skip songs whose stems are complete and were made by the same model and options.")
 @click.option("--downmix", is_flag=True, help="Mix songs with more than two channels down to stereo.")
 @click.option("--no-exact-sum", is_flag=True, help="Do not make all stems sum exactly to the song.")
+@click.option("-r", "--recursive", is_flag=True, help="Split the songs in folders; the stems' folders mirror theirs.")
+@click.option("--from-file", metavar="LIST", type=click.Path(path_type=Path, allow_dash=True),
+              help="Also split the songs in LIST, one path per line; - reads the list from stdin.")
+@click.option("-0", "--null", is_flag=True, help="The paths in --from-file end in NUL, as of `find -print0`.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, what it needs and how long it may take.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N",
+              help="Worker processes, which share the processor's cores.  [default: 1, or one per CUDA device]")
+@click.option("--timeout", type=seconds, metavar="TIME", help="Give a song up after so long.")
+@click.option("--retries", type=click.IntRange(0), metavar="N",
+              help="Try again after a crash, a timeout, or too little memory.  [default: 1]")
+@click.option("--resume", is_flag=True, help="Go on with a batch that was stopped or killed, by its manifest.")
+@click.option("--verify", is_flag=True, help="With --skip-existing or --resume: hash songs and stems, not only sizes.")
+@click.option("--shard", type=shard, metavar="I/N", help="Split the I-th of N parts, of about equal duration.")
+@click.option("--engine", type=click.Choice(["local", "ray"]),
+              help="Who works on a batch: processes of this machine, or a Ray cluster.  [default: local]")
+@click.option("--address", metavar="ADDRESS", envvar="RAY_ADDRESS",
+              help="With --engine ray: HOST:PORT of the cluster's head, or auto.  [default: a cluster of this machine]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event instead of paths.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors on stderr; no progress, no notes.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes; of a batch, nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, callback=remember_verbose, expose_value=False,
               help="Show the traceback of errors.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
@@ -67,45 +89,101 @@ def split(songs: tuple[Path, ...], **options: Any) -> None:
     Paths of finished stems go to stdout, everything else to stderr. A song that fails does not stop the others.
     """
     _check(songs, options)
+    named = (*songs, *_listed(options["from_file"], options["null"]))
+    found = _songs(named, options)
     card, path = _find_model(options["model"], options["offline"])
     stems, rest = _choose_stems(card, options["stems"], options["two_stems"])
-    chosen = choose(options["device"])
+    chosen = _device(options)
+    options["precision"] = _precision(options["precision"], chosen)
     job = _job(card, path, (*stems, *([rest] if rest else [])), options)
+    loading = {"stems": stems, "rest": rest, "wiener": options["wiener"], "exact_sum": not options["no_exact_sum"],
+               "device": chosen, "precision": options["precision"]}
+    _heed_quiet(options["quiet"])
+    if len(found) > 1 or _is_batch(options):
+        from separator.cli.batch import run_batch
 
-    @functools.cache
-    def separator() -> Separator:
-        from separator.separate import Separator
-
-        return Separator.load(str(path), stems=stems, rest=rest, wiener=options["wiener"],
-                              exact_sum=not options["no_exact_sum"], device=chosen)
-
-    _run(_songs(songs), job, separator, _events(len(set(songs)), options))
+        run_batch(found, frozenset(named), job, path, loading, options)
+    else:
+        _run_one(found[0], job, lambda: _load(path, loading), _events(options))
 
 
 def _check(songs: Sequence[Path], options: dict[str, Any]) -> None:
     """Refuse options that contradict each other, before anything heavy is imported."""
-    for one, other in (("overwrite", "skip_existing"), ("stems", "two_stems")):
+    if not songs and options["from_file"] is None:
+        raise click.UsageError("Missing argument 'SONGS...'.")
+    for one, other in EXCLUSIVE:
         if options[one] and options[other]:
             raise UsageError(f"--{one.replace('_', '-')} and --{other.replace('_', '-')} exclude each other")
-    if options["duration"] == 0:
-        raise UsageError("--duration must be greater than 0")
+    if options["verify"] and not (options["skip_existing"] or options["resume"]):
+        raise UsageError("--verify says how to look at what is finished", hint="add --skip-existing or --resume")
+    if options["null"] and options["from_file"] is None:
+        raise UsageError("--null is about a list", hint="add --from-file LIST")
+    for name in ("duration", "timeout"):
+        if options[name] == 0:
+            raise UsageError(f"--{name} must be greater than 0")
+    if DASH in songs:
+        _check_stdin(songs, options)
+    elif options["from_file"] == DASH and sys.stdin is None:
+        raise UsageError("stdin is closed", hint="pipe a list into it: find music -name '*.mp3' | sepctl split ...")
+    if options["out"] == DASH:
+        _check_stdout(songs, options)
+
+
+def _is_batch(options: dict[str, Any]) -> bool:
+    return any(options[name] not in (None, False) for name in OF_BATCHES)
+
+
+def _check_stdin(songs: Sequence[Path], options: dict[str, Any]) -> None:
     if songs.count(DASH) > 1:
         raise UsageError("stdin (-) can be read only once")
-    if DASH in songs and options["skip_existing"]:
+    if options["skip_existing"]:
         raise UsageError("--skip-existing cannot tell whether stdin (-) gives a song that was split before",
                          hint="use --overwrite, or another --out")
-    if DASH in songs and sys.stdin is None:
+    if len(songs) > 1 or _is_batch(options):
+        raise UsageError("a song from stdin (-) is split alone, not in a batch", hint="give it a command of its own")
+    if sys.stdin is None:
         raise UsageError("stdin is closed", hint="pipe a song into it: sepctl split - < song.mp3")
-    if DASH in songs and sys.stdin.isatty():
+    if sys.stdin.isatty():
         raise UsageError("stdin is a terminal", hint="pipe a song into it: sepctl split - < song.mp3")
-    if options["out"] != DASH:
-        return
-    if len(songs) > 1 or options["as_json"]:
+
+
+def _check_stdout(songs: Sequence[Path], options: dict[str, Any]) -> None:
+    if len(songs) > 1 or _is_batch(options) or options["as_json"]:
         raise UsageError("--out - writes the stem of one song to stdout: no second song, and no --json beside it")
     if sys.stdout is None:
         raise UsageError("stdout is closed", hint="sepctl split song.mp3 -o - --stems vocals > vocals.wav")
     if sys.stdout.isatty():
         raise UsageError("stdout is a terminal", hint="sepctl split song.mp3 -o - --stems vocals > vocals.wav")
+
+
+def _listed(source: Path | None, null: bool) -> list[Path]:
+    """The songs in the file of `--from-file`."""
+    if source is None:
+        return []
+    from separator.batch.inputs import read_list
+
+    try:
+        data = sys.stdin.buffer.read() if source == DASH else source.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--from-file {source}: cannot be read ({error.strerror})") from error
+    paths = read_list(data, null=null)
+    if DASH in paths:
+        raise UsageError(f"--from-file {source}: - stands for stdin only as an argument", hint="write ./- for the file")
+    return paths
+
+
+def _songs(named: Sequence[Path], options: dict[str, Any]) -> list[Song]:
+    from separator.batch.inputs import find
+    from separator.jobs import Song
+
+    if DASH in named:
+        return [Song(sys.stdin.buffer)]
+    found = find(named, recursive=options["recursive"], out=options["out"])
+    if not found:
+        raise UsageError(f"--from-file {options['from_file']}: the list is empty")
+    if options["out"] == DASH and len(found) > 1:
+        raise UsageError("--out - writes the stem of one song to stdout, and these are several")
+    return found
 
 
 def _find_model(name: str, offline: bool) -> tuple[ModelCard, Path]:
@@ -137,12 +215,36 @@ def _job(card: ModelCard, path: Path, stems: tuple[str, ...], options: dict[str,
     if sink is not None and len(stems) != 1:
         raise UsageError(f"--out - writes one stem, but {len(stems)} would come out: {', '.join(stems)}",
                          hint=f"name it: --stems {stems[0]}")
-    shaping = {"wiener": options["wiener"], "exact_sum": not options["no_exact_sum"]}
+    shaping = {"wiener": options["wiener"], "exact_sum": not options["no_exact_sum"], "precision": options["precision"]}
     return Job(stems=stems, model=card.name, sha256=file_sha256(path), options=shaping, out=options["out"],
                template=options["template"], sink=sink,
                fmt=_format(options["extension"], options["bit_depth"], options["bitrate"]),
                start_s=options["start"], duration_s=options["duration"], downmix=options["downmix"],
-               overwrite=options["overwrite"], skip_existing=options["skip_existing"])
+               overwrite=options["overwrite"], skip_existing=options["skip_existing"] or options["resume"])
+
+
+def _device(options: dict[str, Any]) -> str:
+    """Of this machine; `--device cuda` on a cluster is for its other machines to have."""
+    wanted: str = options["device"]
+    if options["engine"] != "ray" or not wanted.startswith("cuda"):
+        return choose(wanted)
+    if wanted != "cuda":
+        raise UsageError(f"--device {wanted} is a device of one machine", hint="--engine ray --device cuda takes all")
+    import torch
+
+    if options["precision"] == "auto" and not torch.cuda.is_available():
+        raise UsageError("this machine has no CUDA device that would tell which precision the cluster's have",
+                         hint="--precision bf16 (fp16 for GPUs before Ampere)")
+    return wanted
+
+
+def _precision(wanted: Precision, device: str) -> Precision:
+    """What `auto` is here: stems of another precision are other stems."""
+    import torch
+
+    from separator.models.precision import resolve
+
+    return resolve(wanted, torch.device(device))
 
 
 def _format(extension: Extension, bit_depth: BitDepth | None, bitrate: int | None) -> StemFormat:
@@ -157,81 +259,53 @@ def _format(extension: Extension, bit_depth: BitDepth | None, bitrate: int | Non
     return StemFormat(extension, bit_depth, bitrate)
 
 
-def _songs(paths: Sequence[Path]) -> list[Song]:
-    from separator.jobs import Song
+def _load(path: Path, loading: dict[str, Any]) -> Separator:
+    from separator.separate import Separator
 
-    return [Song(sys.stdin.buffer if path == DASH else path) for path in dict.fromkeys(paths)]
+    return Separator.load(str(path), **loading)
 
 
-def _events(total: int, options: dict[str, Any]) -> Events:
-    context = click.get_current_context()
-    if options["quiet"]:
+def _heed_quiet(quiet: bool) -> None:
+    """Let the package's warnings pass, or not, until the command ends."""
+    if quiet:
         log = logging.getLogger("separator")
-        context.call_on_close(functools.partial(log.setLevel, log.level))
+        click.get_current_context().call_on_close(functools.partial(log.setLevel, log.level))
         log.setLevel(logging.ERROR)
+
+
+def _events(options: dict[str, Any]) -> Events:
     from separator.cli.events import Human, Json
 
-    if options["as_json"]:
-        return Json()
-    verbose = bool(context.meta.get(VERBOSE))
-    return Human(total=total, quiet=options["quiet"], verbose=verbose, paths=options["out"] != DASH)
+    return Json() if options["as_json"] else Human(quiet=options["quiet"], paths=options["out"] != DASH)
 
 
-def _run(songs: Sequence[Song], job: Job, separator: Callable[[], Separator], events: Events) -> None:
-    """Split every song; raise at the end if any failed: a single song's own error, else how many."""
+def _run_one(song: Song, job: Job, separator: Callable[[], Separator], events: Events) -> None:
+    """Split a single song, in this process: its error becomes the program's."""
+    from separator.failures import as_sepctl
     from separator.jobs import is_done, plan
-
-    started, failures = time.perf_counter(), []
-    counts = {"done": 0, "skipped": 0, "failed": 0}
-    for song, paths in plan(songs, job).items():
-        error: SepctlError | None = None
-        try:
-            if is_done(song, paths, job):
-                events.skipped(song)
-                counts["skipped"] += 1
-                continue
-        except SepctlError as caught:
-            error = caught
-        events.started(song)
-        error = error or _split_one(song, job, separator, events, alone=len(songs) == 1)
-        counts["failed" if error else "done"] += 1
-        if error:
-            failures.append(error)
-            events.failed(song, error)
-    events.summary(counts, time.perf_counter() - started)
-    if failures:
-        raise failures[0] if len(songs) == 1 else SepctlError(f"{len(failures)} of {len(songs)} songs failed")
-
-
-def _split_one(song: Song, job: Job, separator: Callable[[], Separator], events: Events, *, alone: bool,
-               ) -> SepctlError | None:
-    """The error of a song that failed, even through a bug of ours if other songs wait (its traceback is shown).
-
-    A model that does not load is no song's fault: that error is raised and ends the run.
-    """
     from separator.split import split_song
 
+    started, status = time.perf_counter(), "failed"
+    (song, paths), = plan([song], job).items()
     try:
+        if is_done(song, paths, job):
+            status = "skipped"
+            events.skipped(song)
+            return
+        events.started(song)
         song.check()
-    except SepctlError as error:
-        return error
-    ready = separator()
-    try:
-        events.done(split_song(song, ready, job, events.progress))
-        return None
-    except BrokenPipeError:
-        raise  # whoever reads our stdout has left
+        result = split_song(song, separator(), job, functools.partial(events.progress, song))
+        status = "done"
+        events.done(result)
     except Exception as error:
         if isinstance(error.__cause__, BrokenPipeError):
             raise error.__cause__ from error
         known = as_sepctl(error)
-        if known is None:
-            if alone:
-                raise
-            traceback.print_exc()
-            known = SepctlError(f"{song.name}: {error!r}", hint="this is a bug in sepctl; its traceback is above")
-        if known is not error:
-            known.__cause__ = error
-        return known
+        if known is not None:
+            events.failed(song, known)
+        raise
     finally:
         events.stopped()
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt | BrokenPipeError):
+            events.summary({name: int(name == status) for name in ("done", "skipped", "failed")},
+                           time.perf_counter() - started)

@@ -10,6 +10,8 @@ import click
 _BITRATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kK]?)")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # of separator.models.precision, which imports torch
+
 
 def seconds(text: str) -> float:
     """A time in seconds, or as [h:]mm:ss; finite and not negative."""
@@ -46,3 +48,11 @@ def device(text: str) -> str:
     if not _DEVICE.fullmatch(text):
         raise click.BadParameter(f"{text!r} is not auto, cpu, cuda or cuda:N")
     return text
+
+
+def shard(text: str) -> tuple[int, int]:
+    """I/N: the I-th of N parts, from 1."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{text!r} is not a part of a whole; write 1/4 to 4/4")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,136 @@
+"""Songs to tasks: where the stems go, how long it is and what it takes, and what is finished already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from separator.audio.place import sweep
+from separator.batch.facts import Facts, facts
+from separator.batch.manifest import Record, outputs_of, state
+from separator.batch.shard import Shard, assign, keys, weights
+from separator.errors import AudioError, ModelError, ResourceError
+from separator.jobs import Job, Song, plan
+from separator.modelfile import file_sha256
+from separator.split import bytes_per_second, free_bytes
+
+
+@dataclass(frozen=True)
+class Task:
+    """One song of a batch, number `number` of the plan.
+
+    `duration_s` is what will be split, `need_bytes` a lower bound on what its stems take; None where nobody knows.
+    `redo`: stems that are there and say that they are this work do not count. `replace`: those that are there are ours,
+    of an older state of the song.
+    """
+
+    number: int
+    song: Song
+    paths: Mapping[str, Path]
+    duration_s: float | None = None
+    need_bytes: int | None = None
+    redo: bool = False
+    replace: bool = False
+
+
+def make(songs: Sequence[Song], job: Job, *, named: Collection[Path] = (), shard: Shard | None = None) -> list[Task]:
+    """The tasks of `shard` (None: all), in the order of `songs`; no song is opened for longer than its header takes.
+
+    Songs that are stems of ours are left out, unless they are among those `named` one by one.
+    Raises UsageError as `jobs.plan` does: collisions between all songs count, files that exist only in this shard.
+    """
+    shard = shard or Shard()
+    known = {song: facts(song.path) for song in songs}
+    taken = [song for song in songs if not known[song].ours or song.path in named]
+    mine = _of_shard(taken, known, shard)
+    files = plan(taken, job, only=mine)
+    return [_task(number, song, files[song], known[song], job) for number, song in enumerate(mine, start=1)]
+
+
+def _of_shard(songs: Sequence[Song], known: Mapping[Song, Facts], shard: Shard) -> list[Song]:
+    if shard.count == 1:
+        return list(songs)
+    names = keys([song.path for song in songs])
+    heavy = weights([known[song].duration_s for song in songs], [song.size or 0 for song in songs])
+    mine = set(assign(dict(zip(names, heavy, strict=True)), shard.count)[shard.index - 1])
+    return [song for song, name in zip(songs, names, strict=True) if name in mine]
+
+
+def _task(number: int, song: Song, paths: Mapping[str, Path], known: Facts, job: Job) -> Task:
+    if known.duration_s is None or known.sample_rate is None or known.channels is None:
+        return Task(number, song, paths)
+    seconds = job.part_s(known.duration_s)
+    channels = min(known.channels, 2)
+    need = len(job.stems) * seconds * bytes_per_second(job.fmt, known.sample_rate, channels)
+    return Task(number, song, paths, seconds, int(need))
+
+
+def settle(tasks: Sequence[Task], records: Mapping[str, Record], job: Job, *, resume: bool, verify: bool,
+           ) -> tuple[list[Task], list[Task]]:
+    """Tasks that are to be done, and those that the manifests' `records` (by input) show finished.
+
+    With `resume`, songs without a record are to be split again even if their stems seem complete, and so are songs
+    that changed since: their old stems are replaced if they are as we left them.
+    """
+    todo, finished = [], []
+    for task in tasks:
+        record = records.get(os.path.abspath(task.song.path))
+        if record is None or not _same_work(record, task, job):
+            todo.append(replace(task, redo=resume))
+        elif not _intact(record, task, job, hashed=verify):
+            todo.append(replace(task, redo=True))
+        elif _same_song(record, task.song, hashed=verify):
+            finished.append(task)
+        else:
+            ours = resume and not task.song.is_stream and _intact(record, task, job, hashed=True)
+            todo.append(replace(task, replace=ours))
+    return todo, finished
+
+
+def _same_work(record: Record, task: Task, job: Job) -> bool:
+    made = {stem: job.out / path for stem, path in outputs_of(record, "path").items()}
+    return (record.get("model_sha256"), record.get("options"), made) == (job.sha256, job.shaping, dict(task.paths))
+
+
+def _intact(record: Record, task: Task, job: Job, *, hashed: bool) -> bool:
+    """Whether the stems are there, of the right size, and with `hashed` of the right bytes."""
+    for stem, path in task.paths.items():
+        try:
+            if path.stat().st_size != outputs_of(record, "size")[stem]:
+                return False
+            if hashed and file_sha256(path) != outputs_of(record, "sha256")[stem]:
+                return False
+        except (OSError, ModelError):
+            return False
+    return True
+
+
+def _same_song(record: Record, song: Song, *, hashed: bool) -> bool:
+    """By size and time, or, where these leave it open, by its bytes. A song that is not there is not the same."""
+    size, mtime_ns = state(song)
+    if size is None or size != record.get("size"):
+        return False
+    if mtime_ns == record.get("mtime_ns") and not hashed:
+        return True
+    try:
+        return song.sha256 == record.get("sha256")
+    except AudioError:
+        return False
+
+
+def check_space(tasks: Sequence[Task], job: Job) -> None:
+    """Refuse a batch whose stems surely do not fit, before any work. Raises ResourceError."""
+    need, free = sum(task.need_bytes or 0 for task in tasks), free_bytes(job.out)
+    if need > free:
+        raise ResourceError(
+            f"the stems of {len(tasks)} songs need {need / 1e9:.1f} GB, but {job.out} has {free / 1e9:.1f} GB",
+            hint="free some space, use another --out, or a smaller --format such as flac")
+
+
+def sweep_leftovers(tasks: Sequence[Task]) -> None:
+    """Remove what killed processes of this machine left half-written in the folders of the stems."""
+    for folder in {path.parent for task in tasks for path in task.paths.values()}:
+        if folder.is_dir():
+            sweep(folder)
