@@ -26,9 +26,14 @@ lint: $(VENV)/.tested   ## ruff
 types: $(VENV)/.tested  ## mypy --strict
 	$(BIN)/mypy --strict separator
 
-bench: $(VENV)/.tested  ## speed and peak memory
-	$(BIN)/python scripts/bench.py memory
-	$(BIN)/python scripts/bench.py speed
+bench: $(VENV)/.tested  ## speed and peak memory beside openunmix, stages, start-up; ten minutes or more
+	$(BIN)/python scripts/bench.py speed --minutes 1,4,20,60 --out docs
+	$(BIN)/python scripts/bench.py memory --out docs
+	$(BIN)/python scripts/bench.py stages --out docs
+	$(BIN)/python scripts/bench.py stages --out docs -m mini
+	$(BIN)/python scripts/bench.py scaling --out docs
+	$(BIN)/python scripts/bench.py jobs --out docs
+	$(BIN)/python scripts/bench.py startup --out docs
 
 clean:                  ## remove what the other targets made, the environment included
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

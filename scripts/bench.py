@@ -29,12 +29,13 @@ RATE = 44100
 Figures = dict[str, float]
 
 READ = """
-import sys, time, torch
+import time
+begin = time.perf_counter()
+import torch
 from pathlib import Path
 torch.set_num_threads({threads})
 from separator.audio import AudioReader
-with AudioReader(Path({song!r})) as reader:
-    blocks = list(reader)
+reader = AudioReader(Path({song!r}))
 """
 PEER = READ + """
 from openunmix.model import OpenUnmix, Separator
@@ -47,8 +48,7 @@ for stem in stems:
     models[stem].load_state_dict({{k[len(stem) + 1:]: v for k, v in weights.items() if k.startswith(stem + ".")}})
 del weights
 separator = Separator(models, niter=1, sample_rate=44100.0).eval().to({device!r})
-audio = torch.cat(blocks, dim=-1)[None].to({device!r})
-del blocks
+audio = torch.cat(list(reader), dim=-1)[None].to({device!r})
 started = time.perf_counter()
 with torch.inference_mode():
     result = separator(audio)[0].cpu()
@@ -63,12 +63,15 @@ OURS = READ + """
 from separator.separate import Separator
 separator = Separator.load({model!r}, device={device!r}, precision={precision!r}, batch={batch}, stems={stems!r})
 started = time.perf_counter()
-first = None
-for stems in separator.stream(blocks, reader.sample_rate):
-    first = first or time.perf_counter() - started
+stems = separator.stream(reader, reader.sample_rate)
+next(stems)
+first = time.perf_counter() - begin
+for _ in stems:
+    pass
 inside = time.perf_counter() - started
 """
 TELL = "\nprint(inside)\n"
+TELL_FIRST = "\nprint(first)\n"
 
 
 def song(folder: Path, minutes: float) -> Path:
@@ -186,13 +189,15 @@ def main() -> None:
 @click.option("--minutes", default="1,4", show_default=True, callback=numbers(float), help="Lengths of the songs.")
 @click.option("--peer-minutes", default=4.0, show_default=True, help="Longest song for the peer (7 GB at 4).")
 @click.option("--precision", default="auto", show_default=True)
+@click.option("--long-repeats", default=1, show_default=True, help="Of songs longer than those for the peer.")
 @REPEATS
 @DEVICE
 @OUT
 def speed(
-    minutes: list[float], peer_minutes: float, precision: str, repeats: int, device: str, out: Path | None
+    minutes: list[float], peer_minutes: float, precision: str, long_repeats: int, repeats: int, device: str,
+    out: Path | None,
 ) -> None:
-    """Separation in the process, and the whole command from one WAV file to four."""
+    """Separation in the process (ours reading the file meanwhile), and the whole command from one WAV file to four."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = str(umxhq_size(Path(folder)))
@@ -212,7 +217,7 @@ def speed(
                     ("openunmix", "process"): python(PEER + TELL, **peer),
                     ("openunmix", "command"): python(PEER + PEER_FILES, **peer),
                 } | commands
-            found = take_turns(commands, repeats)
+            found = take_turns(commands, repeats if length <= peer_minutes else long_repeats)
             for (program, what), figures in found.items():
                 seconds = figures["inside_s" if what == "process" else "wall_s"]
                 row = {"program": program, "what": what, "minutes": length, "seconds": seconds,
@@ -273,22 +278,43 @@ def scaling(minutes: float, model: str, threads: list[int], batches: list[int], 
 
 
 @main.command()
+@click.option("--minutes", default=2.0, show_default=True, help="Length of each song.")
+@click.option("--songs", default=8, show_default=True)
+@click.option("--jobs", "numbers_of_jobs", default=",".join(map(str, range(1, (os.cpu_count() or 1) + 1))),
+              callback=numbers(int))
+@click.option("-m", "--model", default="mini", show_default=True)
+@REPEATS
+@OUT
+def jobs(minutes: float, songs: int, numbers_of_jobs: list[int], model: str, repeats: int, out: Path | None) -> None:
+    """A batch, start to end, against the number of worker processes that share the cores."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "library")
+        library.mkdir()
+        one = song(Path(folder), minutes)
+        for number in range(songs):
+            os.link(one, library / f"{number}.wav")
+        found = take_turns({n: [*split_command(library, model, f"{folder}/stems"), "-r", "-j", str(n)]
+                            for n in numbers_of_jobs}, repeats)
+    rows = [{"model": model, "songs": songs, "minutes": minutes, "jobs": n, "seconds": figures["wall_s"],
+             "cpu_s": figures["cpu_s"], "times_real_time": round(60 * minutes * songs / figures["wall_s"], 1)}
+            for n, figures in found.items()]
+    save("jobs", rows, out)
+
+
+@main.command()
 @REPEATS
 @OUT
 def startup(repeats: int, out: Path | None) -> None:
     """Seconds until the help text, and until the first samples of stems."""
     with tempfile.TemporaryDirectory() as folder:
-        path, model = song(Path(folder), 4), str(umxhq_size(Path(folder)))
-        until = OURS.replace("first = first or", "print(time.perf_counter() - BEGIN); sys.exit()\n    first = first or")
-        program = "import time; BEGIN = time.perf_counter()" + until.replace("blocks = list(reader)", "blocks = reader")
-        program = program.replace("\nfrom separator.separate", "\nreader = AudioReader(Path({song!r}))\nblocks = reader"
-                                  "\nfrom separator.separate")
+        path, model = str(song(Path(folder), 1)), str(umxhq_size(Path(folder)))
         found = take_turns({
             "sepctl --help": [sys.executable, "-m", "separator", "--help"],
-            "first stems, umxhq size": python(program, song=str(path), model=model),
-            "first stems, mini": python(program, song=str(path), model="mini"),
+            "first stems, umxhq size": python(OURS + TELL_FIRST, song=path, model=model),
+            "first stems, mini": python(OURS + TELL_FIRST, song=path, model="mini"),
         }, repeats)
-    save("startup", [{"what": name, "seconds": figures["wall_s"]} for name, figures in found.items()], out)
+    rows = [{"what": what, "seconds": figures.get("inside_s", figures["wall_s"])} for what, figures in found.items()]
+    save("startup", rows, out)
 
 
 @main.command()

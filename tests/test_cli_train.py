@@ -108,6 +108,20 @@ def test_a_second_run_in_the_same_folder_is_refused_and_resume_ends_at_once(trai
     assert resumed.exit_code == 0 and resumed.stdout.strip() == "runs/tiny/tiny.safetensors"
 
 
+def test_a_stopped_run_says_how_to_go_on_and_one_without_a_model_fails(trained, monkeypatch):
+    def interrupted(run):
+        raise KeyboardInterrupt
+
+    options = ("-o", "runs/my run", "--set", "optim.lr=3e-3", "--threads", 1)
+    monkeypatch.setattr("separator.cli.train._train", interrupted)
+    stopped = invoke("train", "tiny.yaml", *options)
+    assert stopped.exit_code == 130 and "stopped at step 0; there is no checkpoint yet" in stopped.stderr
+    assert "sepctl train tiny.yaml --resume --out 'runs/my run' --set optim.lr=3e-3\n" in stopped.stderr
+    monkeypatch.setattr("separator.cli.train._train", lambda run: None)  # as if every validation gave NaN
+    none = invoke("train", "tiny.yaml", "--resume", *options)
+    assert none.exit_code == 1 and "no validation gave a loss that is a number" in none.stderr and not none.stdout
+
+
 def test_errors_of_the_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     missing = invoke("train", "nothing.yaml")
@@ -117,6 +131,16 @@ def test_errors_of_the_commands(tmp_path, monkeypatch):
     assert none.exit_code in (4, 5) and "hint" in none.stderr
     unknown = invoke("evaluate", "umxhw", "--folder", "empty", "--oracle", "mix")
     assert unknown.exit_code == 4 and "umxhq" in unknown.stderr
+
+
+def test_a_dry_run_tells_which_stems_are_missing_or_not_used(trained):
+    (trained / "data/train/song0/high").rename(trained / "data/train/song0/strings")
+    (trained / "data/train/song0/song.json").unlink()
+    done = invoke("train", "tiny.yaml", "-o", "runs/dry", "--dry-run", "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert "# data.train.0: high is in 2 of 3\n" in done.stdout
+    assert "# data.train.0: strings is in 1 of 3, and not used\n" in done.stdout
+    assert "data.valid: high" not in done.stdout
 
 
 def test_a_dry_run_tells_what_would_be_done_and_does_nothing(trained):

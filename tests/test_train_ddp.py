@@ -6,7 +6,9 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
+from separator.train.distributed import Team
 from separator.train.history import read
 from tests.trainingruns import TINY, UMX, tiny, trained, write_songs
 
@@ -15,6 +17,16 @@ VARIETIES = {
     # Without early batches' running statistics, which lanes of one process take in turn and two processes average.
     "umx": {"model": TINY["model"] | {"spec": UMX}, "loss": {"magnitude_mse": 1}},
 }
+
+
+def test_running_statistics_are_averaged_and_all_other_buffers_stay(monkeypatch):
+    """The other processes' statistics are greater by 1.5 each, so the mean by 1."""
+    module = nn.BatchNorm1d(2)
+    module.register_buffer("constant", torch.tensor([1.7]))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda buffer: buffer.mul_(3).add_(3))
+    Team(0, 3).agree(module)
+    assert module.running_mean.tolist() == [1, 1] and module.running_var.tolist() == [2, 2]
+    assert torch.equal(module.constant, torch.tensor([1.7]))
 
 
 def torchrun(folder, *options):

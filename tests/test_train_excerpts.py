@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from separator.errors import AudioError
+from separator.errors import AudioError, ConfigError
 from separator.train.augment import Augment, Drive, Loudness, Reverb, Speed
 from separator.train.excerpts import Data, Excerpts, Source
 from separator.train.prepared import songs
@@ -157,5 +157,5 @@ def test_what_cannot_be_drawn_is_refused(folder):
         songs(folder / "nowhere")
     with pytest.raises(AudioError, match="no training song has the stem flute"):
         Excerpts(settings(folder), ["low", "flute"], RATE, 0)
-    with pytest.raises(AudioError, match=r"data\.excerpt_s 0\.3: loudness is measured over 0\.4 s"):
+    with pytest.raises(ConfigError, match=r"data\.excerpt_s 0\.3: loudness is measured over 0\.4 s"):
         Excerpts(settings(folder, excerpt_s=0.3), STEMS, RATE, 0, Augment(loudness=Loudness(p=0.1)))

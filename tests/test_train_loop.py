@@ -1,5 +1,6 @@
 """Training end to end on made songs: it learns, with either family, and stops at what is not a number."""
 
+import itertools
 import json
 import math
 
@@ -12,6 +13,7 @@ from separator.train import curves
 from separator.train.feed import Feed
 from separator.train.history import read
 from separator.train.loop import Run
+from separator.train.status import status
 from tests.trainingruns import TINY, UMX, same, tiny, trained, write_songs
 
 
@@ -106,6 +108,23 @@ def test_early_stopping_ends_a_run_that_no_longer_gets_better(songs, tmp_path):
     run.train(lambda event: None)
     assert run.step == 4 and run.pace.scale == pytest.approx(0.09)
     assert not run.model_path.exists()
+    assert status(tmp_path / "run").finished  # for those who ask, too
+
+
+def test_the_validation_loss_does_not_depend_on_how_excerpts_are_batched(songs, tmp_path):
+    losses = []
+    for size in (1, 2, 4):  # of 3 excerpts: none, one or all in a smaller last batch
+        run = Run(tiny(songs, data={"valid_excerpts": 3}, optim={"batch_size": size}), tmp_path / "run")
+        losses.append(run.validation.scores(run.learner.averaged)["loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_a_model_names_the_commit_that_its_run_was_started_from(songs, tmp_path, monkeypatch):
+    commits = itertools.count()
+    monkeypatch.setattr("separator.train.loop.provenance", lambda *_: {"git_commit": f"commit {next(commits)}"})
+    run = trained(tiny(songs, budget={"max_steps": 4}, epoch_steps=2), tmp_path / "run")
+    made = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert modelfile.load(run.model_path)[0].training["git_commit"] == made["git_commit"] == "commit 0"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(songs, tmp_path):
@@ -155,6 +174,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(s
 def test_what_this_machine_or_these_songs_cannot_do_is_refused_before_anything_is_written(songs, tmp_path):
     with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
         Run(tiny(songs, optim={"precision": "fp16"}), tmp_path / "run")
+    for key, data in (("train.0", {"train": [{"folder": "nowhere"}]}), ("valid", {"valid": "nowhere"})):
+        with pytest.raises(AudioError, match=rf"^data\.{key}: nowhere: no prepared songs\n.*sepctl data prepare"):
+            Run(tiny(songs, data=data), tmp_path / "run")
+    twice = {"train": [{"folder": str(songs / "train")}, {"folder": str(songs / "valid")}]}
+    with pytest.raises(ConfigError, match=r"valid/song0: is in data\.train\.1 and in data\.valid"):
+        Run(tiny(songs, data=twice), tmp_path / "run")
     for song in (songs / "valid").iterdir():
         (song / "high" / "layer.npy").unlink()
     with pytest.raises(AudioError, match="valid: no validation song has the stem high"):

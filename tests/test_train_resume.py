@@ -13,7 +13,7 @@ import torch
 
 from separator import atomic
 from separator.errors import ConfigError, ModelError, ResourceError
-from separator.train import checkpoint, curves
+from separator.train import checkpoint, curves, loop, status
 from separator.train.history import read
 from separator.train.loop import Run
 from tests.trainingruns import TINY, UMX, same, tiny, trained, write_song, write_songs
@@ -34,6 +34,7 @@ def _quick(tmp_path, monkeypatch):
     """Statistics are kept with the test, and pictures, which take longer than the training, are not drawn."""
     monkeypatch.setenv("SEPCTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(curves, "draw", lambda *_: None)
+    monkeypatch.setattr(loop, "CHECKPOINT_S", 0.0)  # after every block
 
 
 @pytest.fixture
@@ -91,6 +92,18 @@ def test_resumed_training_equals_uninterrupted_training(songs, tmp_path, name, s
     before = everything(tmp_path / "cut")
     resumed(config, tmp_path / "cut").train(lambda event: None)  # there is nothing left to do
     assert same(everything(tmp_path / "cut"), before)
+
+
+@pytest.mark.parametrize(("every_s", "saved"), [(0.0, [4, 8, 12, 16, 20, 22, 22]), (1e9, [4, 12, 20, 22, 22])])
+def test_checkpoints_are_due_at_first_after_validations_at_the_end_and_by_time(songs, tmp_path, monkeypatch, every_s,
+                                                                                saved):
+    """Blocks end at every fourth step, validations are made at every tenth and after the last."""
+    steps = []
+    monkeypatch.setattr(loop, "CHECKPOINT_S", every_s)
+    monkeypatch.setattr(checkpoint, "save", lambda path, state: steps.append(state["step"]))
+    trained(tiny(songs, budget={"max_steps": 22}, epoch_steps=10), tmp_path / "run")
+    assert steps == saved
+    assert status.status(tmp_path / "run").progress.step == 22
 
 
 def test_a_run_stopped_before_its_last_validation_makes_it(songs, tmp_path, monkeypatch):
@@ -229,6 +242,7 @@ def test_a_checkpoint_that_could_run_code_is_refused(short, tmp_path):
         ({"model": {"spec": UMX}}, r"another architecture: model\.spec\.\w+ was \w+, and is \w+"),
         ({"model": {"stems": ["high", "low"]}}, r"another architecture: model\.stems\.0 was low, and is high"),
         ({"optim": {"batch_size": 8}}, r"another configuration: optim\.batch_size was 4, and is 8"),
+        ({"model": {"name": "other"}}, r"another configuration: model\.name was tiny, and is other"),  # of the file
         ({"seed": 4}, r"another configuration: seed was 3, and is 4"),
     ],
 )  # fmt: skip
@@ -260,6 +274,38 @@ def test_a_folder_holds_one_run(songs, short, tmp_path):
         Run(short, tmp_path / "run").begin()
     with pytest.raises(ConfigError, match="no checkpoint to resume from"):
         resumed(short, tmp_path / "empty")
+
+
+def test_a_second_process_leaves_a_run_at_work_as_it_is(songs, short, tmp_path, monkeypatch):
+    monkeypatch.setattr(status, "PATIENCE_S", 0.1)
+    run, early = tmp_path / "run", tmp_path / "early"
+    (run / ".checkpoint.pt.7-abc.part").write_bytes(b"being written")
+    with (run / "history.csv").open("a") as file:
+        file.write("4,1,0,0.01,1,1,1,1\n")  # of a block that is not finished
+    Run(short, early).begin()
+
+    def content():
+        return {path: path.read_bytes() for folder in (run, early) for path in folder.iterdir()}
+
+    before = content()
+    with status.alone(run), status.alone(early):
+        with pytest.raises(ConfigError, match="another process trains"):
+            resumed(short, run)
+        with pytest.raises(ConfigError, match="another process trains"):
+            Run(tiny(songs, seed=4), early).begin()
+    assert content() == before
+
+
+def test_what_to_set_to_go_on_is_what_a_command_line_takes(tmp_path):
+    def told(before, now):
+        with pytest.raises(ConfigError) as caught:
+            checkpoint.refuse_other(tmp_path, {"config": before, "data": {}}, {"config": now, "data": {}})
+        return str(caught.value)
+
+    assert "--set optim.clip_norm=null goes" in told({"optim": {"clip_norm": None}}, {"optim": {"clip_norm": 5.0}})
+    assert "--set optim.name=adam goes" in told({"optim": {"name": "adam"}}, {"optim": {"name": "adamw"}})
+    assert "--set" not in told({"data": {"train": [{"weight": 1.0}] * 2}}, {"data": {"train": [{"weight": 1.0}]}})
+    assert "another configuration: model.wiener" in told({"model": {"wiener": 1}}, {"model": {"wiener": 0}})
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew(songs, short, tmp_path):

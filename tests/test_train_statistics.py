@@ -63,8 +63,9 @@ def test_measured_once_and_again_when_anything_changes(excerpts, tmp_path):
     assert (fresh, cached) == (3, 0)
     assert torch.equal(first.mean, again.mean) and torch.equal(first.std, again.std)
     changed = excerpts.data.model_copy(update={"silent": 0.5})
+    fewer = excerpts.data.model_copy(update={"rows": 2})  # blocks of other rows
     others = [Excerpts(excerpts.data, ("low", "high"), RATE, 2), Excerpts(excerpts.data, ("low",), RATE, 1),
-              Excerpts(changed, ("low", "high"), RATE, 1)]
+              Excerpts(changed, ("low", "high"), RATE, 1), Excerpts(fewer, ("low", "high"), RATE, 1)]
     for change in ({"hop": 128}, {"key": "two"}, {"mixes": 4}, {"n_fft": 512}, *({"of": other} for other in others)):
         assert measure(**change)[1] > 0 and measure(**change)[1] == 0, change
     assert measure(of=Excerpts(excerpts.data, ("low", "high"), RATE, 1))[1] == 0  # augmentation does not matter

@@ -68,13 +68,13 @@ def train(config: Path | None, out: Path | None, resume: bool, overrides: tuple[
         try:
             _train(run)
         except KeyboardInterrupt as error:
-            stands = "the checkpoint of the last finished block stands" if run.checkpoint.exists() else "no block is done"
+            kept = "the last checkpoint stands" if run.checkpoint.exists() else "there is no checkpoint yet"
             hint = f"go on with: {_resuming(config, out, overrides)}"
-            raise Interrupted(f"stopped at step {run.step}; {stands}", hint=hint) from error
+            raise Interrupted(f"stopped at step {run.step}; {kept}", hint=hint) from error
         if team.leads:
             if not run.model_path.exists():
-                raise SepctlError(f"{run.folder}: no validation gave a loss that is a number, so there is no model",
-                                  hint="try a lower optim.lr in a new run")
+                raise SepctlError(f"{run.model_path} is not there: no validation gave a loss that is a number,"
+                                  " or it was removed", hint="look at history.csv; try a lower optim.lr in a new run")
             click.echo(run.model_path)
 
 

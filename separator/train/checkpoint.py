@@ -18,7 +18,7 @@ from separator.errors import ConfigError, ModelError, ResourceError
 # Keys that may change when a run is resumed: none of them alters a step that is already made. Folders may, because
 # the fingerprints say whether what is in them is the same.
 HARMLESS = (
-    "budget", "data.valid.folder", "data.valid.generate", "data.threads", "model.name", "model.description",
+    "budget", "data.valid.folder", "data.valid.generate", "data.threads", "model.description",
     "model.licence", "model.attribution", "model.source", "model.training", "model.scores",
 )  # fmt: skip
 NETWORK = ("model.spec", "model.stems", "model.sample_rate", "model.channels", "model.n_fft", "model.hop")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from separator.card import Frozen, ModelCard, TrunkSpec
 from separator.errors import ConfigError
@@ -64,6 +63,10 @@ class Config(Frozen):
             return f"data.stems are named twice: {', '.join(self.sources)}"
         if missing := [stem for stem in self.model.stems if stem not in self.sources]:
             return f"model.stems has {missing[0]}, which is not one of data.stems ({', '.join(self.sources)})"
+        if len(self.sources) == 1:
+            return f"the mix would be {self.sources[0]} alone: name in data.stems all that it is made of"
+        if self.data.stems is None and not self.model.complete:
+            return "model.complete is false, so name in data.stems all that the mix is made of"
         extra = [stem for stem in self.sources if stem not in self.model.stems]
         if extra and self.model.complete:
             return f"model.complete must be false: the mix holds {extra[0]}, which the model does not give out"
@@ -81,8 +84,12 @@ class Config(Frozen):
     def _loss_fault(self) -> str | None:
         if self.loss.waveform_l1 and self.data.stride > 1:
             return f"loss.waveform_l1 needs every frame: set data.stride to 1 (it is {self.data.stride})"
-        if self.data.excerpt_s * self.model.sample_rate < 2 * self.model.n_fft:
+        length = round(self.data.excerpt_s * self.model.sample_rate)
+        if length < 2 * self.model.n_fft:
             return f"data.excerpt_s {self.data.excerpt_s} is too short: less than two windows of model.n_fft"
+        frames = 1 + (length - self.model.n_fft) // self.model.hop
+        if self.data.stride > frames:
+            return f"data.stride {self.data.stride} exceeds the {frames} frames of an excerpt"
         return None
 
     def with_lanes(self, processes: int) -> Config:
@@ -133,10 +140,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected KEY=VALUE", hint="for example --set optim.lr=3e-4")
     *parents, last = dotted.split(".")
     node: Any = raw
+    place = "the file"
     try:
         value = yaml.safe_load(text)
-        for key in parents:
+        for depth, key in enumerate(parents, 1):
             node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+            place = ".".join(parents[:depth])
         if isinstance(node, list):
             node[int(last)] = value
         else:
@@ -144,7 +153,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not YAML", hint="quote it for the shell") from error
     except (AttributeError, IndexError, TypeError, ValueError) as error:
-        hint = "the keys stand in docs/training.md"
+        hint = f"{place} is {node!r:.60}; set that as a whole, or see the keys in docs/training.md"
         raise ConfigError(f"--set {override}: there is no such place", hint=hint) from error
 
 
@@ -163,9 +172,9 @@ def _explain(path: Path, raw: dict[str, Any], error: ValidationError) -> ConfigE
     return ConfigError(f"{path}: unknown key {dotted}", hint=hint)
 
 
-def _told(error: ErrorDetails) -> str:
+def _told(error: Mapping[str, Any]) -> str:
     """What pydantic says, without the words that it puts before ours."""
-    return error["msg"].removeprefix("Value error, ")
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _dotted(raw: Any, loc: Sequence[int | str]) -> str:

@@ -64,10 +64,10 @@ class Team:
         return DistributedDataParallel(objective, broadcast_buffers=False)
 
     def agree(self, module: nn.Module) -> None:
-        """Average the module's running statistics over the processes."""
+        """Average the module's running statistics over the processes; other buffers are constant, and stay so."""
         if self.world > 1:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
+            for name, buffer in module.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
                     dist.all_reduce(buffer)
                     buffer /= self.world
 

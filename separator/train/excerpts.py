@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from separator.card import Frozen
-from separator.errors import AudioError
+from separator.errors import AudioError, ConfigError
 from separator.train import toysongs
 from separator.train.augment import Augment
 from separator.train.loudness import MEASURED_S
@@ -90,8 +90,8 @@ class Excerpts:
         self.seed = seed
         self.waveforms = Waveforms(augment, sample_rate) if augment is not None else None
         if augment is not None and augment.loudness.p and data.excerpt_s < MEASURED_S:
-            raise AudioError(f"data.excerpt_s {data.excerpt_s}: loudness is measured over {MEASURED_S} s at least",
-                             hint="set augment.loudness.p to 0, or take longer excerpts")
+            raise ConfigError(f"data.excerpt_s {data.excerpt_s}: loudness is measured over {MEASURED_S} s at least",
+                              hint="set augment.loudness.p to 0, or take longer excerpts")
         self.sources = [
             named(f"data.train.{n}", source, self.stems, sample_rate) for n, source in enumerate(data.train)
         ]

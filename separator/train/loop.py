@@ -39,6 +39,8 @@ from separator.train.validation import Validation
 
 Log = Callable[[dict[str, Any]], None]
 
+CHECKPOINT_S = 60.0  # no more than this, and a block, is lost; a checkpoint of Open-Unmix takes longer than a step
+
 
 class Run:
     """One training run, new or resumed, on one device; the same on every process of a team."""
@@ -65,6 +67,7 @@ class Run:
         self.history = History(folder)
         self.pace = Pace()
         self.step = self.block = self.validated = 0
+        self._due_s = 0.0  # when the next checkpoint is due, at the end of a block
         self.elapsed_s = 0.0
         self._told: dict[str, Any] = {"loss": None, "lr": None}  # of the newest step
         self.losses = {"sum": 0.0, "steps": 0}  # since the last validation
@@ -164,7 +167,8 @@ class Run:
         return self.config.optim.lr * self.config.optim.schedule.rate(self.progress(), self.pace.scale)
 
     def train(self, log: Log) -> None:
-        """Run until finished. A checkpoint is written after every block, so at most one block is lost.
+        """Run until finished. A block's end writes a checkpoint if one is due: the first since the start, since a
+        validation, or in `CHECKPOINT_S`.
 
         Raises `SepctlError` where a loss is not finite, `ResourceError` on a full disk, `ConfigError` where another
         process trains in the same folder.
@@ -183,10 +187,13 @@ class Run:
                     self._validate(log)
                 if planned.ends_block or self.finished():
                     self.block += 1
-                    self._save()
+                    if self.finished() or self.elapsed_s >= self._due_s:
+                        self._save()
+                    self._tell()
             if self.validated != self.step:
                 self._validate(log)
                 self._save()
+                self._tell()
 
     def _take(self, planned: Planned) -> None:
         """One step."""
@@ -231,7 +238,7 @@ class Run:
             "train_loss": float(f"{self.losses['sum'] / max(self.losses['steps'], 1):.6g}"), **scores,
         }  # fmt: skip
         better = self.pace.observe(scores["loss"], self.step, self.config.optim.schedule)
-        self.validated, self.losses = self.step, {"sum": 0.0, "steps": 0}
+        self.validated, self.losses, self._due_s = self.step, {"sum": 0.0, "steps": 0}, 0.0
         if self.team.leads:
             self.history.append(row)
             if better:
@@ -254,7 +261,8 @@ class Run:
         return {"config": json.loads(self.config.model_dump_json()), "data": self.fingerprints}
 
     def _save(self) -> None:
-        """Write the checkpoint, and where the run stands for those who ask."""
+        """Write the checkpoint. Due times are the same on all processes, for they bring statistics together."""
+        self._due_s = self.elapsed_s + CHECKPOINT_S
         self.learner.agree()
         if not self.team.leads:
             return
@@ -264,6 +272,11 @@ class Run:
             "elapsed_s": self.elapsed_s,
         }  # fmt: skip
         checkpoint.save(self.checkpoint, state)
+
+    def _tell(self) -> None:
+        """Write where the run stands, for those who ask."""
+        if not self.team.leads:
+            return
         epoch, best = self.step / self.config.epoch_steps, self.pace
         told = status.Progress(self.step, self.progress(), self.elapsed_s, self._told["loss"],
                                self._told["lr"], epoch, best.best, best.best_step, self.finished())

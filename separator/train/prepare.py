@@ -25,10 +25,10 @@ from separator.audio import AudioReader
 from separator.audio.pcm import PCM, to_integers
 from separator.dsp.rate import resample
 from separator.errors import AudioError, ResourceError, UsageError
+from separator.train.check import APART_S
 from separator.train.prepared import MANIFEST, Layer, Manifest, PreparedLayer, Song
 from separator.train.prepareplan import UNFINISHED, Task
 
-APART_S = 0.1  # stems that end further apart are worth a note
 FORMAT = PCM["16"]
 
 

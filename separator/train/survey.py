@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from separator.train.config import Config
 from separator.train.loop import Run
+from separator.train.prepared import Song
 from separator.train.remix import seeded
 
 WARM_STEPS, TIMED_STEPS = 1, 2  # the first step of a process pays for what later ones find ready
@@ -35,7 +38,7 @@ class Speed:
 
 
 def data_lines(run: Run) -> list[str]:
-    """Per source: songs, hours, weight."""
+    """Per source: songs, hours, weight; and how many songs lack a stem, or have one that takes no part."""
     config, lines = run.config, []
     weights = {f"data.train.{n}": f", weight {source.weight:g}" for n, source in enumerate(config.data.train)}
     folders = {f"data.train.{n}": source.folder for n, source in enumerate(config.data.train)}
@@ -43,7 +46,16 @@ def data_lines(run: Run) -> list[str]:
     for source, songs in run.songs.items():
         hours = sum(song.frames for song in songs) / config.model.sample_rate / 3600
         lines.append(f"{source}: {folders[source]}: {len(songs)} songs, {hours:.2f} hours{weights.get(source, '')}")
+        lines += _stem_lines(source, songs, config.sources)
     return lines
+
+
+def _stem_lines(source: str, songs: Sequence[Song], stems: Sequence[str]) -> list[str]:
+    """What the songs of a source lack, and what of them is left out."""
+    there, number = Counter(stem for song in songs for stem in song.layers), len(songs)
+    lines = [f"{source}: {stem} is in {there[stem]} of {number}" for stem in stems if there[stem] < number]
+    others = sorted(there.keys() - set(stems))
+    return lines + [f"{source}: {stem} is in {there[stem]} of {number}, and not used" for stem in others]
 
 
 def parameters(run: Run) -> int:
