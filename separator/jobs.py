@@ -16,6 +16,7 @@ from separator.audio.place import LONGEST_NAME
 from separator.errors import AudioError, ModelError, UsageError
 from separator.modelfile import file_sha256
 from separator.naming import check_template, render, safe_name, track_name
+from separator.remote import Url, exists, name_of, near
 
 REMEDIES = ("{folder}/{track}/{stem}.{ext}", "{track}.{source_ext}/{stem}.{ext}",
             "{folder}/{track}.{source_ext}/{stem}.{ext}")  # templates that may keep songs apart
@@ -42,9 +43,16 @@ class Song:
         return str(self.path)
 
     @property
+    def key(self) -> str:
+        """By which a manifest knows the song: absolute path, or URL."""
+        return name_of(self.path)
+
+    @property
     def is_stream(self) -> bool:
         if not isinstance(self.source, Path):
             return True
+        if isinstance(self.source, Url):
+            return False
         return os.path.exists(self.source) and not os.path.isfile(self.source) and not os.path.isdir(self.source)
 
     @property
@@ -159,7 +167,7 @@ def plan(songs: Sequence[Song], job: Job, only: Collection[Song] | None = None) 
     _refuse_collisions(files, job)
     if only is not None:
         files = {song: files[song] for song in only}
-    if not job.skip_existing:
+    if not job.skip_existing and not isinstance(job.out, Url):      # of a store each worker asks for its songs
         for song, paths in files.items():
             is_done(song, paths, job)
     return files
@@ -205,7 +213,7 @@ def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:
     Raises UsageError where files exist that may be neither skipped nor replaced, those of a stream among them: nobody
     knows whether it gives the same song again. AudioError where stems exist, but the song cannot be read.
     """
-    existing = [path for path in paths.values() if os.path.lexists(path)]
+    existing = [path for path in paths.values() if exists(path)]
     if folders := [path for path in existing if path.is_dir()]:
         raise UsageError(f"{folders[0]} is a folder", hint="use another --out or --template")
     if not existing or job.overwrite:
@@ -217,7 +225,9 @@ def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:
                          hint="use --overwrite, or another --out")
     wanted = provenance.parse(job.stamp(song))
     for path in existing:
-        if not provenance.same_work(provenance.read_stamp(path), wanted):
+        with near(path) as file:
+            stamp = provenance.read_stamp(file)
+        if not provenance.same_work(stamp, wanted):
             raise UsageError(f"{path} exists, but was not made from {song.name} by this model with these options",
                              hint="use --overwrite, or another --out")
     return len(existing) == len(paths)

@@ -23,6 +23,7 @@ from separator.errors import SepctlError, UsageError
 log = logging.getLogger(__name__)
 
 HEARD_EVERY_S = 1.0             # an actor tells of its progress: a thousand of them talk to one driver
+PATIENCE_S = 60.0               # without any worker, before that is said
 STORE_BYTES = 100 * 1024 ** 2   # of a cluster that we start: nothing but messages goes through it
 
 
@@ -126,7 +127,11 @@ class Cluster(Crew["_Actor"]):
         return _Actor(self._ray, made.remote(self._work, self.threads, level, os.getcwd()))
 
     def wait(self, workers: Sequence[_Actor], timeout_s: float | None) -> None:
-        self._ray.wait([worker.said for worker in workers], num_returns=1, timeout=timeout_s, fetch_local=False)
+        nobody = all(worker.task is None for worker in workers)
+        heard, _ = self._ray.wait([worker.said for worker in workers], num_returns=1, fetch_local=False,
+                                  timeout=PATIENCE_S if nobody else timeout_s)
+        if nobody and not heard:
+            log.warning("the cluster has had no room for a worker for %.0f s; still waiting", PATIENCE_S)
 
 
 class _Actor(Worker):

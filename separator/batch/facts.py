@@ -13,6 +13,7 @@ from typing import BinaryIO
 from separator import provenance
 from separator.audio import probe
 from separator.errors import SepctlError
+from separator.remote import Url
 
 _PCM = (1, 3, 0xFFFE)       # integers, floats, either with a channel mask: format tags whose size tells the length
 _UNKNOWN = 0x7FFFF000       # sizes from here on are written by programs that do not know
@@ -29,8 +30,8 @@ class Facts:
 
 
 def facts(path: Path) -> Facts:
-    """Never raises: what is wrong with a song is told when it is its turn. Streams are not touched."""
-    if not path.is_file():
+    """Never raises: what is wrong with a song is told when it is its turn. Streams and URLs are not touched."""
+    if isinstance(path, Url) or not path.is_file():
         return Facts()
     try:
         with path.open("rb") as file:

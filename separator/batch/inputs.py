@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from separator.errors import AudioError, UsageError
 from separator.jobs import Song
+from separator.remote import Url, path_of
 
 # What FFmpeg reads and may hold music, by the names that such files go by: no pictures, subtitles or raw video.
 EXTENSIONS = frozenset({
@@ -46,19 +47,25 @@ def read_list(data: bytes, *, null: bool) -> list[Path]:
         parts = data.split(b"\0")
     else:
         parts = [line.removesuffix(b"\r") for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
-    return [Path(os.fsdecode(part)) for part in parts if part]
+    return [path_of(os.fsdecode(part)) for part in parts if part]
 
 
 def _expand(name: Path) -> list[Path]:
     if not glob.has_magic(str(name)) or os.path.lexists(name):
         return [name]
-    found = sorted(map(Path, glob.glob(str(name), recursive=True)))
+    found: list[Path] = sorted(map(Path, glob.glob(str(name), recursive=True)))
+    if isinstance(name, Url):
+        found = [*name.matches()]
     if not found:
         raise UsageError(f"{name} matches no file", hint="it is neither a file nor a pattern that fits one")
     return found
 
 
 def _below(root: Path, out: Path) -> list[Song]:
+    if isinstance(root, Url):
+        inside = ((path, path.relative_to(root)) for path in root.below() if not path.is_relative_to(out))
+        return [Song(path, PurePath(*below.parts[:-1])) for path, below in inside if _is_song(path)
+                and not any(part.startswith(".") for part in below.parts)]
     return [Song(path, PurePath(path.parent.relative_to(root))) for path in _walk(root, {os.path.realpath(out)})]
 
 
@@ -76,8 +83,12 @@ def _walk(folder: Path, closed: Set[str]) -> Iterator[Path]:
         if entry.is_dir():
             if os.path.realpath(path) not in closed and not _is_output(path):
                 yield from _walk(path, closed)
-        elif path.suffix[1:].lower() in EXTENSIONS and entry.is_file():
+        elif _is_song(path) and entry.is_file():
             yield path
+
+
+def _is_song(path: Path) -> bool:
+    return path.suffix[1:].lower() in EXTENSIONS
 
 
 def _is_output(folder: Path) -> bool:

@@ -125,7 +125,7 @@ def outputs_of(record: Record, key: str) -> dict[str, Any]:
 def about(song: Song, job: Job, status: str, attempt: int) -> dict[str, Any]:
     """What every record says of its song, as the song is now."""
     size, mtime_ns = state(song)
-    return {"schema": SCHEMA, "status": status, "input": os.path.abspath(song.path), "size": size,
+    return {"schema": SCHEMA, "status": status, "input": song.key, "size": size,
             "mtime_ns": mtime_ns, "model": job.model, "model_sha256": job.sha256, "options": job.shaping,
             "sepctl": __version__, "attempt": attempt, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 

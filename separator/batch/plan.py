@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from separator.batch.shard import Shard, assign, keys, weights
 from separator.errors import AudioError, ModelError, ResourceError
 from separator.jobs import Job, Song, plan
 from separator.modelfile import file_sha256
+from separator.remote import Url
 from separator.split import bytes_per_second, free_bytes
 
 
@@ -75,8 +75,10 @@ def settle(tasks: Sequence[Task], records: Mapping[str, Record], job: Job, *, re
     that changed since: their old stems are replaced if they are as we left them.
     """
     todo, finished = [], []
+    there: dict[Path, Path] = {url: url for url in job.out.below()} if isinstance(job.out, Url) and records else {}
     for task in tasks:
-        record = records.get(os.path.abspath(task.song.path))
+        task = replace(task, paths={stem: there.get(path, path) for stem, path in task.paths.items()})
+        record = records.get(task.song.key)
         if record is None or not _same_work(record, task, job):
             todo.append(replace(task, redo=resume))
         elif not _intact(record, task, job, hashed=verify):
@@ -122,6 +124,8 @@ def _same_song(record: Record, song: Song, *, hashed: bool) -> bool:
 
 def check_space(tasks: Sequence[Task], job: Job) -> None:
     """Refuse a batch whose stems surely do not fit, before any work. Raises ResourceError."""
+    if isinstance(job.out, Url):
+        return
     need, free = sum(task.need_bytes or 0 for task in tasks), free_bytes(job.out)
     if need > free:
         raise ResourceError(

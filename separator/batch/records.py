@@ -46,7 +46,7 @@ def _done(outcome: Outcome, job: Job) -> dict[str, Any]:
                       "sha256": outcome.hashes[stem], "peak": round(result.levels[stem].peak, 6),
                       "rms": round(result.levels[stem].rms, 6), "clipped": result.clipped[stem]}
                for stem, path in result.stems.items()}
-    return {"size": outcome.size, "mtime_ns": outcome.mtime_ns, "sha256": result.song.sha256,
+    return {"size": outcome.size, "mtime_ns": outcome.mtime_ns, "sha256": outcome.sha256,
             "duration_s": result.duration_s, "sample_rate": result.sample_rate, "channels": result.channels,
             "frames": result.frames, "outputs": outputs, "elapsed_s": round(result.elapsed_s, 3),
             "peak_memory": outcome.peak_memory,

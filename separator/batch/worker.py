@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -20,10 +19,12 @@ from typing import Any, Protocol
 
 from separator.batch.manifest import state
 from separator.batch.plan import Task
+from separator.batch.staging import staged
 from separator.errors import ResourceError, SepctlError
 from separator.failures import as_sepctl
 from separator.jobs import Job, is_done
 from separator.modelfile import file_sha256
+from separator.remote import StorageError, publish
 from separator.separate import Separator
 from separator.split import Progress, SongResult, split_song
 
@@ -34,8 +35,8 @@ PROGRESS_EVERY_S = 0.2      # at most so often, so that a long batch does not dr
 class Outcome:
     """What became of a song that was split: the result, the bytes of its stems, and what it took.
 
-    `size` and `mtime_ns` are the song's before it was read, `peak_memory` in bytes the process's (on Linux, while at
-    this song; elsewhere since it started; None where the system does not tell).
+    `size`, `mtime_ns` and `sha256` are the song's before it was read, `peak_memory` in bytes the process's (on Linux,
+    while at this song; elsewhere since it started; None where the system does not tell).
     """
 
     result: SongResult
@@ -43,6 +44,7 @@ class Outcome:
     hashes: dict[str, str]
     size: int | None
     mtime_ns: int | None
+    sha256: str | None
     peak_memory: int | None
 
 
@@ -146,17 +148,22 @@ class _Splitting:
         song, job = task.song, self._splitter.job
         song.check()
         if task.replace:
-            job = dataclasses.replace(job, overwrite=True, skip_existing=False)
+            job = replace(job, overwrite=True, skip_existing=False)
         elif is_done(song, task.paths, job) and not task.redo:
             return Skip()
         separator = self._load(tell)
         tell(Started())
         _forget_peak_memory()
         size, mtime_ns = state(song)
-        result = split_song(song, separator, job, _seldom(tell))
-        return Outcome(result, {stem: path.stat().st_size for stem, path in result.stems.items()},
-                       {stem: file_sha256(path) for stem, path in result.stems.items()}, size, mtime_ns,
-                       _peak_memory())
+        with staged(song, job) as (here, here_job):
+            made = split_song(here, separator, here_job, _seldom(tell))
+            outcome = Outcome(replace(made, song=song, stems=dict(task.paths)),
+                              {stem: path.stat().st_size for stem, path in made.stems.items()},
+                              {stem: file_sha256(path) for stem, path in made.stems.items()}, size, mtime_ns,
+                              here.sha256, _peak_memory())
+            if here_job.out != job.out:
+                publish({path: task.paths[stem] for stem, path in made.stems.items()})
+        return outcome
 
     def _load(self, tell: Tell) -> Separator:
         if self._separator is None:
@@ -198,7 +205,8 @@ def _failure(task: Task, error: Exception) -> Failure:
                        "this is a bug in sepctl; its traceback is above", bug=True, traceback=told)
     cause = error if known is not error else error.__cause__
     starved = known.exit_code == ResourceError.exit_code and isinstance(cause, MemoryError | RuntimeError)
-    return Failure(type(known).__name__, known.fact, known.hint, known.exit_code, again=starved, traceback=told)
+    return Failure(type(known).__name__, known.fact, known.hint, known.exit_code,
+                   again=starved or isinstance(known, StorageError), traceback=told)
 
 
 def serve(connection: Connection, open_work: Callable[[], Work], threads: int, log_level: int) -> None:

@@ -38,8 +38,8 @@ class Batch:
     todo: Sequence[Task]
     finished: Sequence[Task]
     job: Job
-    shard: Shard
     resume: bool
+    manifest: Path
 
     @property
     def songs(self) -> int:
@@ -75,12 +75,16 @@ def _crew(works: Sequence[Splitter], options: dict[str, Any]) -> Iterator[Pool |
 
 def _plan(songs: Sequence[Song], named: Collection[Path], job: Job, options: dict[str, Any]) -> Batch:
     shard = Shard(*(options["shard"] or (1, 1)))
+    manifest: Path = options["manifest"] or job.out / shard.manifest
     tasks = make(songs, job, named=named, shard=shard)
     if not job.skip_existing:
-        return Batch(tasks, (), job, shard, resume=False)
-    records = latest(sorted(job.out.glob(MANIFESTS)))
+        return Batch(tasks, (), job, resume=False, manifest=manifest)
+    if options["manifest"] is None:
+        records = latest(sorted(job.out.glob(MANIFESTS)))
+    else:
+        records = latest([manifest] if manifest.exists() else [])
     todo, finished = settle(tasks, records, job, resume=options["resume"], verify=options["verify"])
-    return Batch(todo, finished, job, shard, options["resume"])
+    return Batch(todo, finished, job, options["resume"], manifest)
 
 
 def _devices(chosen: str, options: dict[str, Any]) -> list[str]:
@@ -98,7 +102,7 @@ def _devices(chosen: str, options: dict[str, Any]) -> list[str]:
 def _run(batch: Batch, engine: Engine, events: Events) -> None:
     started = time.perf_counter()
     counts = {"done": 0, "skipped": 0, "failed": 0}
-    with open_manifest(batch.job.out / batch.shard.manifest) as manifest:
+    with open_manifest(batch.manifest) as manifest:
         if batch.resume:
             sweep_leftovers([*batch.todo, *batch.finished])
         try:

@@ -14,8 +14,10 @@ import click
 
 from separator.cli import remember_verbose
 from separator.cli.device import choose
-from separator.cli.types import PRECISIONS, bit_rate, device, names, seconds, shard
+from separator.cli.inputs import DASH, check, is_batch, listed
+from separator.cli.types import PRECISIONS, Place, bit_rate, device, names, seconds, shard
 from separator.errors import UsageError
+from separator.remote import Url
 
 if TYPE_CHECKING:
     from separator.audio.formats import BitDepth, Extension, StemFormat
@@ -25,18 +27,13 @@ if TYPE_CHECKING:
     from separator.models.precision import Precision
     from separator.separate import Separator
 
-DASH = Path("-")
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
-EXCLUSIVE = (("overwrite", "skip_existing"), ("overwrite", "resume"), ("skip_existing", "resume"),
-             ("stems", "two_stems"))
-# Whoever asks for one of these has a batch, even of one song: worker processes and a manifest.
-OF_BATCHES = ("recursive", "from_file", "jobs", "timeout", "retries", "resume", "shard", "dry_run", "engine")
 
 
 @click.command(short_help="Split songs into one file per stem.")
-@click.argument("songs", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
-@click.option("-o", "--out", default="stems", show_default=True, type=click.Path(path_type=Path, allow_dash=True),
-              help="Folder for the stems; - writes one stem to stdout.")
+@click.argument("songs", nargs=-1, type=Place(allow_dash=True))
+@click.option("-o", "--out", default="stems", show_default=True, type=Place(allow_dash=True),
+              help="Folder or URL for the stems; - writes one stem to stdout.")
 @click.option("-m", "--model", default="mini", show_default=True, metavar="NAME|FILE",
               help="Model: a name from `sepctl models list`, or a model file.")
 @click.option("--stems", type=names, metavar="NAMES", help="Make only these stems, e.g. vocals,drums.")
@@ -72,6 +69,8 @@ OF_BATCHES = ("recursive", "from_file", "jobs", "timeout", "retries", "resume", 
 @click.option("--retries", type=click.IntRange(0), metavar="N",
               help="Try again after a crash, a timeout, or too little memory.  [default: 1]")
 @click.option("--resume", is_flag=True, help="Go on with a batch that was stopped or killed, by its manifest.")
+@click.option("--manifest", type=click.Path(path_type=Path), metavar="FILE",
+              help="Of a batch; needed with a URL as --out.  [default: manifest.jsonl in --out]")
 @click.option("--verify", is_flag=True, help="With --skip-existing or --resume: hash songs and stems, not only sizes.")
 @click.option("--shard", type=shard, metavar="I/N", help="Split the I-th of N parts, of about equal duration.")
 @click.option("--engine", type=click.Choice(["local", "ray"]),
@@ -88,8 +87,8 @@ def split(songs: tuple[Path, ...], **options: Any) -> None:
 
     Paths of finished stems go to stdout, everything else to stderr. A song that fails does not stop the others.
     """
-    _check(songs, options)
-    named = (*songs, *_listed(options["from_file"], options["null"]))
+    check(songs, options)
+    named = (*songs, *listed(options["from_file"], options["null"]))
     found = _songs(named, options)
     card, path = _find_model(options["model"], options["offline"])
     stems, rest = _choose_stems(card, options["stems"], options["two_stems"])
@@ -99,77 +98,12 @@ def split(songs: tuple[Path, ...], **options: Any) -> None:
     loading = {"stems": stems, "rest": rest, "wiener": options["wiener"], "exact_sum": not options["no_exact_sum"],
                "device": chosen, "precision": options["precision"]}
     _heed_quiet(options["quiet"])
-    if len(found) > 1 or _is_batch(options):
+    if len(found) > 1 or is_batch(options) or isinstance(found[0].source, Url):
         from separator.cli.batch import run_batch
 
         run_batch(found, frozenset(named), job, path, loading, options)
     else:
         _run_one(found[0], job, lambda: _load(path, loading), _events(options))
-
-
-def _check(songs: Sequence[Path], options: dict[str, Any]) -> None:
-    """Refuse options that contradict each other, before anything heavy is imported."""
-    if not songs and options["from_file"] is None:
-        raise click.UsageError("Missing argument 'SONGS...'.")
-    for one, other in EXCLUSIVE:
-        if options[one] and options[other]:
-            raise UsageError(f"--{one.replace('_', '-')} and --{other.replace('_', '-')} exclude each other")
-    if options["verify"] and not (options["skip_existing"] or options["resume"]):
-        raise UsageError("--verify says how to look at what is finished", hint="add --skip-existing or --resume")
-    if options["null"] and options["from_file"] is None:
-        raise UsageError("--null is about a list", hint="add --from-file LIST")
-    for name in ("duration", "timeout"):
-        if options[name] == 0:
-            raise UsageError(f"--{name} must be greater than 0")
-    if DASH in songs:
-        _check_stdin(songs, options)
-    elif options["from_file"] == DASH and sys.stdin is None:
-        raise UsageError("stdin is closed", hint="pipe a list into it: find music -name '*.mp3' | sepctl split ...")
-    if options["out"] == DASH:
-        _check_stdout(songs, options)
-
-
-def _is_batch(options: dict[str, Any]) -> bool:
-    return any(options[name] not in (None, False) for name in OF_BATCHES)
-
-
-def _check_stdin(songs: Sequence[Path], options: dict[str, Any]) -> None:
-    if songs.count(DASH) > 1:
-        raise UsageError("stdin (-) can be read only once")
-    if options["skip_existing"]:
-        raise UsageError("--skip-existing cannot tell whether stdin (-) gives a song that was split before",
-                         hint="use --overwrite, or another --out")
-    if len(songs) > 1 or _is_batch(options):
-        raise UsageError("a song from stdin (-) is split alone, not in a batch", hint="give it a command of its own")
-    if sys.stdin is None:
-        raise UsageError("stdin is closed", hint="pipe a song into it: sepctl split - < song.mp3")
-    if sys.stdin.isatty():
-        raise UsageError("stdin is a terminal", hint="pipe a song into it: sepctl split - < song.mp3")
-
-
-def _check_stdout(songs: Sequence[Path], options: dict[str, Any]) -> None:
-    if len(songs) > 1 or _is_batch(options) or options["as_json"]:
-        raise UsageError("--out - writes the stem of one song to stdout: no second song, and no --json beside it")
-    if sys.stdout is None:
-        raise UsageError("stdout is closed", hint="sepctl split song.mp3 -o - --stems vocals > vocals.wav")
-    if sys.stdout.isatty():
-        raise UsageError("stdout is a terminal", hint="sepctl split song.mp3 -o - --stems vocals > vocals.wav")
-
-
-def _listed(source: Path | None, null: bool) -> list[Path]:
-    """The songs in the file of `--from-file`."""
-    if source is None:
-        return []
-    from separator.batch.inputs import read_list
-
-    try:
-        data = sys.stdin.buffer.read() if source == DASH else source.read_bytes()
-    except OSError as error:
-        raise UsageError(f"--from-file {source}: cannot be read ({error.strerror})") from error
-    paths = read_list(data, null=null)
-    if DASH in paths:
-        raise UsageError(f"--from-file {source}: - stands for stdin only as an argument", hint="write ./- for the file")
-    return paths
 
 
 def _songs(named: Sequence[Path], options: dict[str, Any]) -> list[Song]:

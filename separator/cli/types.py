@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import click
+
+from separator.errors import UsageError
+from separator.remote import path_of
 
 _BITRATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kK]?)")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # of separator.models.precision, which imports torch
+
+
+class Place(click.Path):
+    """A path, - or a URL of a remote store."""
+
+    def coerce_path_result(self, value: Any) -> Path:
+        try:
+            return path_of(str(value))
+        except UsageError as error:
+            raise click.BadParameter(str(error)) from error
 
 
 def seconds(text: str) -> float:
