@@ -17,7 +17,7 @@ from torch import Tensor
 from separator import provenance
 from separator.audio import AudioReader, StemFormat, StemWriter
 from separator.audio.place import temporary
-from separator.dsp.ahead import ahead
+from separator.dsp.ahead import ahead, behind
 from separator.errors import AudioError, ResourceError
 from separator.jobs import Job, Song, outputs, refuse_existing
 from separator.separate import Separator
@@ -125,17 +125,33 @@ def _writer(song: Song, reader: AudioReader, job: Job, path: Path) -> StemWriter
 
 def _pump(reader: AudioReader, separator: Separator, writers: Sequence[StemWriter], meter: _Meter,
           progress: Callable[[float], None]) -> int:
-    """Move the whole song from `reader` through `separator` into `writers`, one per stem; returns the frame count."""
+    """Move the whole song from `reader` through `separator` into `writers`, one per stem; returns the frame count.
+
+    The network stays in this thread, and the others keep to one processor thread each: as soon as OpenMP has to run two
+    teams of threads it lets them sleep between loops, and the recurrent layers, thousands of short loops, take twice
+    as long.
+    """
     frames = 0
-    with contextlib.closing(ahead(reader, _BLOCKS_AHEAD)) as blocks, \
-            contextlib.closing(ahead(separator.stream(blocks, reader.sample_rate), _BLOCKS_AHEAD)) as stems:
+
+    def write(block: Tensor) -> None:
+        torch.set_num_threads(1)
+        for writer, stem in zip(writers, block, strict=True):
+            writer.write(stem)
+
+    with contextlib.closing(ahead(_on_one_thread(reader), _BLOCKS_AHEAD)) as blocks, \
+            contextlib.closing(separator.stream(blocks, reader.sample_rate)) as stems, \
+            behind(write, _BLOCKS_AHEAD) as put:
         for block in stems:                                             # [S, C, n]
-            for writer, stem in zip(writers, block, strict=True):
-                writer.write(stem)
+            put(block)
             meter.hear(block)
             frames += block.shape[-1]
             progress(frames / reader.sample_rate)
     return frames
+
+
+def _on_one_thread(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    torch.set_num_threads(1)                                            # a matter of the thread that iterates
+    yield from blocks
 
 
 def _commit(writers: Mapping[str, StemWriter], paths: Mapping[str, Path]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from separator.dsp.ahead import ahead
+from separator.dsp.ahead import ahead, behind
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +136,63 @@ def test_a_stream_never_started_starts_no_thread() -> None:
 def test_depth_must_be_positive() -> None:
     with pytest.raises(ValueError, match="depth"):
         next(ahead([], 0))
+
+
+def test_behind_consumes_everything_in_order_in_another_thread() -> None:
+    got: list[tuple[int, int]] = []
+    with behind(lambda item: got.append((item, threading.get_ident())), depth=2) as put:
+        for item in range(50):
+            put(item)
+    assert [item for item, _ in got] == list(range(50))
+    assert {ident for _, ident in got} != {threading.get_ident()}
+
+
+def test_behind_lets_only_so_many_items_wait() -> None:
+    gate, handed = threading.Event(), []
+
+    def producer() -> None:
+        with behind(lambda _: gate.wait(30), depth=2) as put:
+            for item in range(10):
+                put(item)
+                handed.append(item)
+
+    thread = threading.Thread(target=producer)
+    thread.start()
+    time.sleep(0.3)
+    assert len(handed) == 3                                 # one in work, two waiting
+    gate.set()
+    thread.join(30)
+    assert len(handed) == 10
+
+
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_an_error_behind_reaches_the_producer_and_what_waits_is_dropped(at: int) -> None:
+    got: list[int] = []
+
+    def consume(item: int) -> None:
+        if item == at:
+            raise OSError("the disk is full")
+        got.append(item)
+
+    with pytest.raises(OSError, match="disk is full"), behind(consume) as put:
+        for item in range(10):
+            put(item)
+    assert got == list(range(at))
+
+
+def test_an_error_before_drops_what_waits_and_ends_the_thread() -> None:
+    gate, got = threading.Event(), []
+
+    def consume(item: int) -> None:
+        gate.wait(30)
+        got.append(item)
+
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), behind(consume, depth=3) as put:
+        for item in range(3):
+            put(item)
+        threading.Timer(0.2, gate.set).start()
+        raise KeyboardInterrupt
+    assert got in ([0], [])                                 # the item in work, if it was taken already
+    time.sleep(0.1)
+    assert threading.active_count() <= threads

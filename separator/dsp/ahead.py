@@ -1,10 +1,11 @@
-"""Work ahead: the producer of a stream runs in a thread of its own."""
+"""Work ahead and behind: the producer, or the consumer, of a stream runs in a thread of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Queue, SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import Generic, TypeVar
 
@@ -66,3 +67,43 @@ def _produce(items: Iterable[T], ready: SimpleQueue[_Item[T] | _End], free: Sema
     except BaseException as caught:     # whatever it is, it belongs to the consumer
         error = caught
     ready.put(_End(error))
+
+
+@contextlib.contextmanager
+def behind(consume: Callable[[T], None], depth: int = 2) -> Iterator[Callable[[T], None]]:
+    """Yield a function that hands items to `consume` in a background thread, of which at most `depth` wait.
+
+    An exception of `consume` is raised by the next hand-over, or at the end, and what waits then is dropped. At the end
+    everything is consumed; after an exception in the `with` block nothing more is than the item in work. Either way the
+    thread has ended before the block does.
+    """
+    waiting: Queue[_Item[T] | _End] = Queue(depth)
+    dropping = Event()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while isinstance(entry := waiting.get(), _Item):
+            if not dropping.is_set():
+                try:
+                    consume(entry.value)
+                except BaseException as error:  # whatever it is, it belongs to the producer
+                    errors.append(error)
+                    dropping.set()
+
+    def hand_over(item: T) -> None:
+        if errors:
+            raise errors[0]
+        waiting.put(_Item(item))
+
+    thread = Thread(target=work, name="behind", daemon=True)
+    thread.start()
+    try:
+        yield hand_over
+    except BaseException:
+        dropping.set()
+        raise
+    finally:
+        waiting.put(_End(None))
+        thread.join()
+    if errors:
+        raise errors[0]
