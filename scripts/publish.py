@@ -61,7 +61,7 @@ def restated(card: ModelCard, config: Path, scores: Mapping[str, Any]) -> ModelC
 def main(trained: Path, config: Path, folders: tuple[str, ...]) -> None:
     """Publish TRAINED as a bundled model."""
     card, network = modelfile.load(trained)
-    separator = Separator(card, network)
+    separator = Separator(card, network, precision="fp32")  # the same everywhere
     scores = {name: measure(separator, Path(folder)) for name, _, folder in (each.partition("=") for each in folders)}
     card = restated(card, config, scores)
     WEIGHTS.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """What a large batch needs, from one measured speed: the sizing table of docs/batch.md.
 
-    python scripts/sizing.py --speed 42 --cores 2 --minutes 4
+    python scripts/sizing.py --speed 40 --cores 2 --minutes 4
 """
 
 from __future__ import annotations

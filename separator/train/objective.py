@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +24,7 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SILENT = 1e-6  # share of the mix's energy below which a stem counts as absent
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Owns the network, so that one module holds all that is trained, and DistributedDataParallel can wrap it.
 
     `measure` reduces the stems of one item to what the loss needs of them, `collect` stacks items to a batch, and
@@ -41,20 +42,21 @@ class Objective(nn.Module):
         self.whole = len(self.targets) == len(sources)
         self.network = build(card)
 
+    @abstractmethod
     def measure(self, stems: Tensor, first: int = 0, stride: int = 1) -> Any:
         """What the loss needs of one item, at every `stride`-th frame. Shape: `[S, C, 2, T, F]`, of the whole mix."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collect(self, items: Iterable[Any], first: int = 0, stride: int = 1) -> Any:
         """Stack measured items."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The loss, and the signal-to-distortion ratio in dB per item and stem, NaN for a silent one: `[B, S]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: Any) -> Tensor:
-        raise NotImplementedError
+        """The loss."""
 
     def features(self, power: Tensor) -> Tensor:
         """What the network whitens at its input. Shape: powers of a mix `[B, C, F, T]` -> `[N, K]`."""
