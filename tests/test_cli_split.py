@@ -594,3 +594,30 @@ def test_bit_rates(text: str, value: int) -> None:
     from separator.cli.types import bit_rate
 
     assert bit_rate(text) == value
+
+
+def test_the_network_has_the_calling_thread_and_its_processor_threads(
+    run: Run, song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whoever reads and writes has one each: two teams of OpenMP threads would slow the network down."""
+    seen: dict[str, set[tuple[bool, int]]] = {"answer": set(), "write": set()}
+
+    def watch(owner: type, name: str, key: str) -> None:
+        inner = getattr(owner, name)
+
+        def outer(*args: object, **kwargs: object) -> object:
+            seen[key].add((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, outer)
+
+    watch(separate.Separator, "_answer", "answer")
+    watch(split.StemWriter, "write", "write")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run(song).exit_code == 0
+        assert seen == {"answer": {(True, 2)}, "write": {(False, 1)}}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
