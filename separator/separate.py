@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,14 @@ from separator.dsp.segments import cut, join
 from separator.dsp.stft import Stft
 from separator.dsp.wiener import filter_masks, share_masks
 from separator.errors import AudioError, ModelError, ResourceError, UsageError
+from separator.listening import Listened, check_audio, check_rate
 from separator.models import prepare
 from separator.models.precision import DTYPES, Precision, resolve
 
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 16     # samples: what `separate` feeds to `stream` at a time
-CHANNELS = 8        # no song has more: what seems to have them is the other way round
 BATCH = {"cpu": 8, "cuda": 32}  # segments: the recurrent layers take hardly longer for so many than for one
-WANTED = "pass float32 torch tensors [channels, samples] within +-1"
 
 
 class Separator:
@@ -100,7 +97,7 @@ class Separator:
 
     def separate(self, audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
         """Split a song `[C, T]` in memory into its stems, each `[C, T]`. Options and errors as for `stream`."""
-        _check_audio(audio)
+        check_audio(audio)
         blocks = audio.split(BLOCK, dim=-1)
         empty = torch.empty(len(self.stems), audio.shape[0], 0)
         joined = torch.cat([empty, *self.stream(blocks, sample_rate)], dim=-1)
@@ -118,8 +115,8 @@ class Separator:
         than the model has, and for samples that are not numbers; ModelError where the network answers with such;
         ResourceError where not even one segment fits into memory.
         """
-        _check_rate(sample_rate)
-        song = _Song()
+        check_rate(sample_rate)
+        song = Listened()
         heard = resample(song.listen(blocks), sample_rate, self.card.sample_rate)
         mixes = cut((self._widen(block) for block in heard), self.length, self.overlap)
         stems = (self._narrow(segment, song.channels) for segment in self._run(mixes))
@@ -293,44 +290,6 @@ class Separator:
             raise UsageError(f"wiener must be at least 0 and batch at least 1 (got {self.wiener} and {self.batch})")
 
 
-class _Song:
-    """What has been heard of a song and not yet been answered with stems."""
-
-    def __init__(self) -> None:
-        self.channels = 0
-        self._held: deque[Tensor] = deque()
-        self._samples = 0
-
-    def listen(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pass copies of blocks `[C, any]` on, checked, and remember them."""
-        for block in blocks:
-            _check_audio(block)
-            if self.channels and block.shape[0] != self.channels:
-                raise UsageError(f"blocks must be of {self.channels} channels like the first, not {block.shape[0]}")
-            block = block.detach().to("cpu", torch.float32, copy=True)      # the caller may use its memory again
-            finite = block.isfinite().all(dim=0)
-            if not finite.all():
-                first = self._samples + int(finite.int().argmin())
-                raise AudioError(f"sample {first} of the song is not a finite number")
-            self.channels = block.shape[0]
-            self._samples += block.shape[-1]
-            self._held.append(block)
-            yield block
-
-    def take(self, samples: int | None) -> Tensor:
-        """Forget and return the next samples, or as many as there are, `[C, up to samples]`; None: all."""
-        parts = [torch.empty(self.channels, 0)]
-        missing = self._samples if samples is None else samples
-        while missing and self._held:
-            block = self._held.popleft()
-            if block.shape[-1] > missing:
-                self._held.appendleft(block[:, missing:])
-                block = block[:, :missing]
-            missing -= block.shape[-1]
-            parts.append(block)
-        return torch.cat(parts, dim=-1)
-
-
 def _pieces(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Blocks `[..., n]` in pieces of at most `BLOCK`: to add to a piece, or to wait with it, takes little memory."""
     for block in blocks:
@@ -347,27 +306,6 @@ def _device(device: str | torch.device) -> torch.device:
         raise UsageError(f"device {str(device)!r} cannot be used: {reason}",
                          hint="pass 'cpu', or 'cuda' where torch.cuda.is_available()") from error
     return found
-
-
-def _check_rate(sample_rate: object) -> None:
-    if not isinstance(sample_rate, Integral) or isinstance(sample_rate, bool):
-        raise UsageError(f"the sample rate must be an int, in Hz (got {sample_rate!r})")
-    if int(sample_rate) < 1:
-        raise UsageError(f"the sample rate must be positive (got {sample_rate})")
-
-
-def _check_audio(audio: object) -> None:
-    """Raise UsageError for what cannot be a block of a song; other precisions than float32 are converted later."""
-    if not isinstance(audio, Tensor):
-        raise UsageError(f"audio must be a torch tensor, not {type(audio).__module__}.{type(audio).__name__}",
-                         hint=f"{WANTED}: torch.from_numpy makes them of arrays")
-    if audio.dim() != 2 or not 1 <= audio.shape[0] <= CHANNELS:
-        turned = audio.dim() == 2 and 1 <= audio.shape[1] <= CHANNELS
-        raise UsageError(f"audio and its blocks must be of shape [channels, samples], not {list(audio.shape)}",
-                         hint="pass audio.T" if turned else WANTED)
-    if not audio.is_floating_point():
-        raise UsageError(f"samples must be floating-point numbers, not {str(audio.dtype).removeprefix('torch.')}",
-                         hint=f"{WANTED}: divide 16-bit integers by 32768")
 
 
 def _out_of_memory(error: BaseException) -> bool:
