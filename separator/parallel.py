@@ -80,7 +80,7 @@ class _Pool(Generic[Task, Result]):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._start), daemon=True)
             self._workers[ours] = process, number  # before it lives, so that an interrupt ends it
-            with theirs, _few_threads(self._threads), _later_signals():  # theirs alone: their death ends the stream
+            with theirs, few_threads(self._threads), _later_signals():  # theirs alone: their death ends the stream
                 process.start()
         except OSError as error:
             fact = f"no further process can be started: {error.strerror or error}"
@@ -124,7 +124,7 @@ def _serve(connection: Connection, start: Start[Task, Result]) -> None:
     """A worker's life: tasks in, `(started, outcome)` out, until the other end is closed."""
     for number in SIGNALS:  # they go to all processes of a terminal; the first one answers; see `_later_signals`
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         work = start()
     except Exception as error:
@@ -135,7 +135,8 @@ def _serve(connection: Connection, start: Start[Task, Result]) -> None:
             connection.send((True, _outcome(work, connection.recv())))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process at once when its parent has died: the whole work of a thread."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -167,7 +168,7 @@ def _death(code: int | None) -> SepctlError:
 
 
 @contextlib.contextmanager
-def _few_threads(threads: int) -> Iterator[None]:
+def few_threads(threads: int) -> Iterator[None]:
     """Children started meanwhile find the number in their environment, before they import anything that reads it."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, str(threads)))

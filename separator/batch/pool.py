@@ -14,6 +14,7 @@ from separator.batch import engine
 from separator.batch.engine import Crew, Died, Worker
 from separator.batch.plan import Task
 from separator.batch.worker import Message, Work, serve
+from separator.parallel import few_threads
 
 
 def processors() -> int:
@@ -59,7 +60,7 @@ class _Process(Worker):
         self.connection, theirs = context.Pipe()
         level = logging.getLogger("separator").getEffectiveLevel()
         self._process = context.Process(target=serve, args=(theirs, work, threads, level), daemon=True)
-        with _environment("OMP_NUM_THREADS", str(threads)):     # OpenMP reads it when torch is imported
+        with few_threads(threads):
             self._process.start()
         theirs.close()                                          # so that the end of the process ends the connection
 
@@ -102,17 +103,3 @@ def _cause(exit_code: int | None) -> str:
         with contextlib.suppress(ValueError):
             return signal.Signals(-exit_code).name
     return f"exit code {exit_code}"
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """The environment of processes that are started now."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

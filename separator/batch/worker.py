@@ -6,17 +6,16 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from separator import memory
 from separator.batch.manifest import state
 from separator.batch.plan import Task
 from separator.batch.staging import staged
@@ -24,6 +23,7 @@ from separator.errors import ResourceError, SepctlError
 from separator.failures import as_sepctl
 from separator.jobs import Job, is_done
 from separator.modelfile import file_sha256
+from separator.parallel import end_with_parent
 from separator.remote import StorageError, publish
 from separator.separate import Separator
 from separator.split import Progress, SongResult, split_song
@@ -153,14 +153,14 @@ class _Splitting:
             return Skip()
         separator = self._load(tell)
         tell(Started())
-        _forget_peak_memory()
+        memory.forget_peak()
         size, mtime_ns = state(song)
         with staged(song, job) as (here, here_job):
             made = split_song(here, separator, here_job, _seldom(tell))
             outcome = Outcome(replace(made, song=song, stems=dict(task.paths)),
                               {stem: path.stat().st_size for stem, path in made.stems.items()},
                               {stem: file_sha256(path) for stem, path in made.stems.items()}, size, mtime_ns,
-                              here.sha256, _peak_memory())
+                              here.sha256, memory.peak_bytes())
             if here_job.out != job.out:
                 publish({path: task.paths[stem] for stem, path in made.stems.items()})
         return outcome
@@ -214,7 +214,7 @@ def serve(connection: Connection, open_work: Callable[[], Work], threads: int, l
 
     It ends at once when the parent dies, and cleanly, as far as it can, for SIGTERM. Ctrl-C is the parent's to answer.
     """
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)            # a process group of its own: the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -236,29 +236,3 @@ def serve(connection: Connection, open_work: Callable[[], Work], threads: int, l
 def _stop(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)      # the cleaning up is not to be interrupted
     raise KeyboardInterrupt
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _forget_peak_memory() -> None:
-    """Linux: the high-water mark begins anew (proc(5), clear_refs 5)."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
-
-
-def _peak_memory() -> int | None:
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:             # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

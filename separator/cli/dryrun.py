@@ -13,7 +13,8 @@ from separator.batch.engine import Crew
 from separator.batch.estimate import SECONDS, speed
 from separator.batch.plan import Task
 from separator.batch.worker import Splitter
-from separator.cli.events import SCHEMA, Json, shown
+from separator.cli.events import SCHEMA, Json
+from separator.cli.text import shown
 from separator.jobs import Job
 from separator.remote import Url
 from separator.separate import Separator

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from tqdm import tqdm
 
+from separator.cli.text import shown
 from separator.errors import SepctlError
 from separator.jobs import Song
 from separator.split import SongResult
@@ -208,9 +209,3 @@ class Json:
 
 def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
-
-
-def shown(name: str) -> str:
-    """A file name that may go to a terminal: undecodable bytes and control characters replaced."""
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

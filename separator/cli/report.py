@@ -72,7 +72,7 @@ def _as_text(summary: Summary) -> str:
                      f"{summary.x_real_time:.1f} x real time per worker{memory}")
     lines += _table("failed because", summary.causes) + _table("warnings", summary.warnings)
     if summary.slowest:
-        from separator.cli.events import shown
+        from separator.cli.text import shown
 
         lines += ["slowest", *(f"{took:10,.1f} s  {shown(path)} ({audio:.1f} s of audio)"
                                for path, took, audio in summary.slowest)]

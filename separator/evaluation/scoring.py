@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from separator import memory
 from separator.corpus import TrueSong
 from separator.errors import AudioError
-from separator.evaluation import memory
 from separator.evaluation.methods import ORACLES, Method, model
 from separator.evaluation.scores import FullScores, WindowScores, medians
 from separator.models.precision import Precision
