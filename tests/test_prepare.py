@@ -22,7 +22,7 @@ from separator.corpus import true_songs
 from separator.errors import AudioError, ResourceError, UsageError
 from separator.train import prepare
 from separator.train.prepare import filling, prepare_song
-from separator.train.prepared import Layer, Song, fingerprint, songs
+from separator.train.prepared import QUIET, Layer, Song, fingerprint, songs
 from separator.train.prepareplan import plan, set_aside
 
 RATE = 8000
@@ -269,6 +269,27 @@ def test_excerpts_are_slices_of_the_sources(source, tmp_path):
     end = a.excerpt("low", 9000, 5)
     np.testing.assert_allclose(end[:, 0], (one + two)[9000], atol=1e-6)
     assert not end[:, 1:].any()
+
+
+def test_silence_is_not_read_and_nothing_else_is_left_out(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    samples = rng.uniform(-0.5, 0.5, (300_000, 2))
+    samples[1:QUIET - 1], samples[2 * QUIET : 6 * QUIET], samples[-QUIET:] = 0, 0, 0
+    (tmp_path / "in/a/low").mkdir(parents=True)
+    (tmp_path / "in/a/high").mkdir()
+    soundfile.write(tmp_path / "in/a/low/one.wav", samples, 8000, "PCM_16")
+    soundfile.write(tmp_path / "in/a/high/two.wav", 0 * samples, 8000, "PCM_16")
+    run(tmp_path / "in", tmp_path / "out")
+    (song,) = songs(tmp_path / "out")
+    reads = []
+    monkeypatch.setattr(Layer, "read", lambda *what, read=Layer.read: reads.append(what[2]) or read(*what))
+    places = (0, 300_000), (QUIET - 3, 5 * QUIET), (2 * QUIET - 1, 2), (3 * QUIET, QUIET), (250_000, 99_999)
+    for start, length in places:
+        truth = np.pad(samples, ((0, QUIET * 4), (0, 0)))[start : start + length].T
+        np.testing.assert_allclose(song.excerpt("low", start, length), truth, atol=4e-5)  # PCM of 16 bits
+        assert not song.excerpt("high", start, length).any()
+    assert reads == [2 * QUIET, 3 * QUIET, QUIET + 3, 1, 9 * QUIET - 250_000]
+    assert song.manifest.layers["high/two.npy"].sounding == ()
 
 
 def test_songs_without_a_manifest_are_still_read(source, tmp_path):

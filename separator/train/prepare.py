@@ -26,10 +26,11 @@ from separator.audio.pcm import PCM, to_integers
 from separator.dsp.rate import resample
 from separator.errors import AudioError, ResourceError, UsageError
 from separator.train.check import APART_S
-from separator.train.prepared import MANIFEST, Layer, Manifest, PreparedLayer, Song
+from separator.train.prepared import MANIFEST, QUIET, Layer, Manifest, PreparedLayer, Runs, Song, sounding
 from separator.train.prepareplan import UNFINISHED, Task
 
 FORMAT = PCM["16"]
+BLOCK = 8 * QUIET  # frames: read at once
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _sources(task: Task) -> dict[str, PreparedLayer]:
                 raise AudioError(f"{source!r}: not a name in UTF-8 without control characters", hint="rename it")
             found[f"{stem}/{name}.npy"] = PreparedLayer(
                 source=source, stream=stream, size=status.st_size,
-                mtime_ns=status.st_mtime_ns, frames=1, sha256="", clipped=0,
+                mtime_ns=status.st_mtime_ns, frames=1, sha256="", clipped=0, sounding=(),
             )  # fmt: skip
     if not found:
         raise AudioError(f"{task.song.name} has none of the stems asked for", hint="stems are named by their files")
@@ -119,8 +120,9 @@ def _complete(task: Task, sources: dict[str, PreparedLayer]) -> Manifest | None:
         if manifest is None or manifest.sample_rate != task.sample_rate or manifest.layers.keys() != sources.keys():
             return None
         for name, told in manifest.layers.items():
-            made = told.model_copy(update={"frames": 1, "sha256": "", "clipped": 0})
-            if made != sources[name] or _read_back(task.folder / name) != (told.frames, told.sha256):
+            made = told.model_copy(update={"frames": 1, "sha256": "", "clipped": 0, "sounding": ()})
+            held = told.frames, told.sha256, told.sounding
+            if made != sources[name] or _read_back(task.folder / name) != held:
                 return None
     except (AudioError, OSError):
         return None
@@ -147,9 +149,11 @@ def _write(task: Task, name: str, layer: PreparedLayer) -> PreparedLayer:
         file.write(_header(frames))
         file.flush()
         os.fsync(file.fileno())
-    if _read_back(path) != (frames, digest.hexdigest()):
+    *held, heard = _read_back(path)
+    if held != [frames, digest.hexdigest()]:
         raise ResourceError(f"{path} reads back other than it was written", hint="look after the disk")
-    return layer.model_copy(update={"frames": frames, "sha256": digest.hexdigest(), "clipped": clipped})
+    told = {"frames": frames, "sha256": digest.hexdigest(), "clipped": clipped, "sounding": heard}
+    return layer.model_copy(update=told)
 
 
 def _decode(path: Path, stream: int, sample_rate: int) -> Iterator[tuple[NDArray[np.int16], int]]:
@@ -172,14 +176,18 @@ def _header(frames: int) -> bytes:
     return stream.getvalue()
 
 
-def _read_back(path: Path) -> tuple[int, str]:
-    """Frames, and SHA-256 of the samples, of a file as it is on the disk."""
+def _read_back(path: Path) -> tuple[int, str, Runs]:
+    """Frames, SHA-256 of the samples, and where it sounds, of a file as it is on the disk."""
     layer, digest = Layer.open(path), hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(layer.offset)
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return layer.frames, digest.hexdigest()
+
+    def blocks() -> Iterator[NDArray[np.int16]]:
+        for start in range(0, layer.frames, BLOCK):
+            block = layer.read(start, BLOCK)
+            digest.update(block.tobytes())
+            yield block
+
+    heard = sounding(blocks())
+    return layer.frames, digest.hexdigest(), heard
 
 
 def _report(manifest: Manifest, *, kept: bool) -> Prepared:

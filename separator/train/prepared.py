@@ -4,16 +4,16 @@ A prepared song is `<folder>/<song>/<stem>/<layer>.npy`, each an int16 array `[f
 an excerpt costs one short read per layer whatever the song's length. Read, not memory-mapped: where the songs do not
 fit into the page cache, faults fetch a few pages at a time and were ten times slower than one read.
 
-`song.json` beside the stems is the song's manifest: where each layer came from, and what it must hold. A song without
-one is read as it is.
+`song.json` beside the stems is the song's manifest: where each layer came from, what it must hold, and where it sounds:
+most layers of a song are silent most of the time, and silence is not read. A song without one is read as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,8 @@ from separator.errors import AudioError
 
 MANIFEST = "song.json"
 AGAIN = "remove the song's folder and run `sepctl data prepare` again"
+QUIET = 1 << 15  # frames: silences are whole blocks of so many, from the beginning of the layer on
+Runs = tuple[tuple[int, int], ...]  # first frame, and the one after the last
 PROBES, PROBE_BYTES = 8, 4096  # places of a file, evenly spread, that enter a fingerprint
 
 
@@ -42,12 +44,13 @@ class PreparedLayer(Frozen):
     frames: PositiveInt
     sha256: str  # of the samples
     clipped: int  # samples beyond full scale
+    sounding: Runs  # frames between which, and nowhere else, samples differ from zero
 
 
 class Manifest(Frozen):
     """The content of `song.json`."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     sample_rate: PositiveInt
     layers: Mapping[str, PreparedLayer]  # by `<stem>/<layer>.npy`
 
@@ -74,6 +77,7 @@ class Layer:
     path: Path
     offset: int  # bytes before the samples
     frames: int
+    sounding: Runs  # as the manifest tells; all of it where there is none
 
     @classmethod
     def open(cls, path: Path) -> Layer:
@@ -84,7 +88,7 @@ class Layer:
             raise AudioError(f"{path}: damaged ({error})", hint=AGAIN) from error
         if array.dtype != np.int16 or array.ndim != 2 or array.shape[1] != 2 or not array.flags.c_contiguous:
             raise AudioError(f"{path}: expected int16 [frames, 2], got {array.dtype} {array.shape}", hint=AGAIN)
-        return cls(path, array.offset, len(array))
+        return cls(path, array.offset, len(array), ((0, len(array)),))
 
     def read(self, start: int, length: int) -> NDArray[np.int16]:
         """Up to `length` frames from `start` on: `[<= length, 2]`. Raises AudioError where the file has changed."""
@@ -96,6 +100,31 @@ class Layer:
         if found.size != 2 * count:
             raise AudioError(f"{self.path}: became shorter while it was in use", hint=AGAIN)
         return found.reshape(-1, 2)
+
+    def heard(self, start: int, length: int) -> Iterator[tuple[int, NDArray[np.int16]]]:
+        """Where the layer sounds within `length` frames from `start` on: frames after `start`, and samples `[n, 2]`."""
+        for first, end in self.sounding:
+            first, end = max(first, start), min(end, start + length)
+            if first < end:
+                yield first - start, self.read(first, end - first)
+
+
+def sounding(blocks: Iterable[NDArray[np.int16]]) -> Runs:
+    """Where a layer sounds, from its samples `[n, 2]` in turn; all but the last are multiples of `QUIET` long.
+
+    >>> sounding([np.repeat(np.int16([0, 1, 1, 0]), QUIET)[:, None], np.ones((5, 1), np.int16)])
+    ((32768, 98304), (131072, 131077))
+    """
+    runs: list[tuple[int, int]] = []
+    at = 0
+    for block in blocks:
+        loud = np.logical_or.reduceat(block.any(axis=1), np.arange(0, len(block), QUIET))
+        for first in at + QUIET * np.flatnonzero(loud):
+            end = min(int(first) + QUIET, at + len(block))
+            joins = runs and runs[-1][1] == first
+            runs.append((runs.pop()[0], end) if joins else (int(first), end))
+        at += len(block)
+    return tuple(runs)
 
 
 @dataclass(frozen=True)
@@ -115,9 +144,13 @@ class Song:
         found: dict[str, list[Layer]] = {}
         for path in _layer_files(self.folder):
             found.setdefault(path.parent.name, []).append(Layer.open(path))
-        if self.manifest:
-            self._compare(self.manifest, {layer.path: layer for layers in found.values() for layer in layers})
-        return found
+        if self.manifest is None:
+            return found
+        self._compare(self.manifest, {layer.path: layer for layers in found.values() for layer in layers})
+        told = {self.folder / name: layer.sounding for name, layer in self.manifest.layers.items()}
+        return {
+            stem: [replace(layer, sounding=told[layer.path]) for layer in layers] for stem, layers in found.items()
+        }
 
     def _compare(self, manifest: Manifest, found: Mapping[Path, Layer]) -> None:
         told = {self.folder / name: layer for name, layer in manifest.layers.items()}
@@ -140,9 +173,8 @@ class Song:
         layers = self.layers.get(stem, [])
         total = np.zeros((length, 2), dtype=np.float32)
         for layer, gain in zip(layers, gains if gains is not None else [1.0] * len(layers), strict=True):
-            if gain:
-                part = layer.read(start, length)
-                total[: len(part)] += np.float32(gain / 32768) * part
+            for at, part in layer.heard(start, length) if gain else ():
+                total[at : at + len(part)] += np.float32(gain / 32768) * part
         return torch.from_numpy(total.T.copy())
 
 

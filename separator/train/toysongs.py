@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from separator.atomic import write_error
-from separator.train.prepared import MANIFEST, Manifest, PreparedLayer
+from separator.train.prepared import MANIFEST, Manifest, PreparedLayer, sounding
 
 Signal = NDArray[np.float64]  # mono [T], or stereo [T, 2]
 Rng = np.random.Generator
@@ -58,7 +58,7 @@ def _write(song: Path, layers: Mapping[str, NDArray[np.int16]], sample_rate: int
         np.save(song / name, samples)
         sha256 = hashlib.sha256(samples.tobytes()).hexdigest()
         told[name] = PreparedLayer(source="generated", stream=0, size=0, mtime_ns=0, frames=len(samples),
-                                   sha256=sha256, clipped=0)
+                                   sha256=sha256, clipped=0, sounding=sounding([samples]))
     (song / MANIFEST).write_text(Manifest(sample_rate=sample_rate, layers=told).text(), encoding="utf-8")
 
 
