@@ -41,7 +41,7 @@ def main(seconds: float) -> None:
     torch.set_num_threads(1)
     length = round(seconds * RATE)
     generator = torch.Generator()
-    print(f"factors per bin: {least_ms(lambda: response(Augment(), 32, 4, 2049, generator)) / 32:.1f} ms")
+    print(f"factors per bin: {least_ms(lambda: response(Augment(), 32, 4, 2049, 22050.0, generator)) / 32:.1f} ms")
     for name, change in CHANGES.items():
         waveforms, rng = Waveforms(Augment(**change), RATE), np.random.default_rng(0)
         speed = waveforms.speed(rng)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from separator.train.augment import (
     Augment,
+    Band,
     Drive,
     Equalise,
     Gain,
@@ -38,7 +39,7 @@ def noise(*shape, seed=0):
 
 
 def factors(**changes):
-    return response(STILL.model_copy(update=changes), 500, 4, 33, torch.Generator().manual_seed(1))
+    return response(STILL.model_copy(update=changes), 500, 4, 33, RATE / 2, torch.Generator().manual_seed(1))
 
 
 # Real factors per bin
@@ -78,14 +79,33 @@ def test_polarity_and_dropout_are_signs_and_zeros():
 
 def test_equalisers_are_smooth_and_as_strong_as_told():
     augment = STILL.model_copy(update={"equalise": Equalise(sd_db=4)})
-    db = 20 * response(augment, 500, 4, 2049, torch.Generator()).log10()
+    db = 20 * response(augment, 500, 4, 2049, RATE / 2, torch.Generator()).log10()
     assert db[..., 0].std() == pytest.approx(4, rel=0.05) and db[..., -1].std() == pytest.approx(4, rel=0.05)
     assert db[..., 256:].diff().abs().max() < 0.3  # neighbouring bins nearly alike
     assert db.mean().abs() < 0.3
 
 
+def test_bands_are_those_of_butterworth_filters_and_the_same_for_all_stems():
+    from scipy.signal import butter, freqs
+
+    augment = STILL.model_copy(update={"band": Band(p=1, low_hz=300, high_hz=3400)})
+    narrow = response(augment, 200, 4, 2049, RATE / 2, torch.Generator().manual_seed(1))
+    assert torch.equal(narrow, narrow[:, :1, :1].expand_as(narrow))
+    hz, rows = torch.linspace(0, RATE / 2, 2049).numpy(), narrow[:, 0, 0].double().numpy()
+    low = hz[10] * (1 / rows[:, 10] ** 2 - 1) ** (1 / 8)  # 39 Hz: the upper end is far
+    high = hz[1024] / (1 / rows[:, 1024] ** 2 - 1) ** (1 / 8)  # 4 kHz: the lower one is
+    assert 19.9 < low.min() < 22 and 280 < low.max() < 300.1 and 3399 < high.min() < 3500 and 7800 < high.max() < 8001
+    assert np.median(low) == pytest.approx((20 * 300) ** 0.5, rel=0.2)  # uniform over octaves
+    for row, *corners in zip(rows[:9], low, high, strict=False):
+        for corner, kind in zip(corners, ("high", "low"), strict=True):
+            row = row / np.maximum(abs(freqs(*butter(4, corner, kind, analog=True), worN=hz)[1]), 1e-12)
+        assert row[1:] == pytest.approx(1, abs=2e-3)
+    assert (factors(band=Band(p=0.25)) != 1).any(dim=(1, 2, 3)).float().mean() == pytest.approx(1 - 0.75**2, abs=0.07)
+
+
 @pytest.mark.parametrize("wrong", [
     {"gain": {"low": 2, "high": 1}}, {"gain": {"low": -1, "scale": "linear"}}, {"swap": 2}, {"reverb": {"low_s": 3}},
+    {"band": {"low_hz": 20}},
     {"speed": {"low": 0}}, {"width": {"low": -1}}, {"pan_db": 3},
 ])
 def test_settings_that_cannot_be_are_refused(wrong):

@@ -31,15 +31,17 @@ def songs(tmp_path):
 
 
 UMX_MODEL = TINY["model"] | {"spec": UMX}
+LONGER = {"budget": {"max_steps": 150}, "epoch_steps": 50}  # batch normalisation's averages need it
+FAST = {"name": "adam", "ema": 0, "lr": 2e-2}
 FAMILIES = {
     "trunk": {},
     "trunk by spectra": {"loss": {"complex_l1": 30, "thresholded_sdr": 1}},
     "umx": {
-        "model": UMX_MODEL, "loss": {"thresholded_sdr": 0, "magnitude_mse": 1}, "optim": {"name": "adam", "ema": 0},
+        "model": UMX_MODEL, "loss": {"thresholded_sdr": 0, "magnitude_mse": 1}, "optim": FAST, **LONGER,
     },
     "umx, one target": {
         "model": UMX_MODEL | {"stems": ["high"], "complete": False}, "data": {"stems": ["low", "high"]},
-        "loss": {"thresholded_sdr": 0, "magnitude_mse": 1}, "optim": {"name": "adam", "ema": 0},
+        "loss": {"thresholded_sdr": 0, "magnitude_mse": 1}, "optim": FAST, **LONGER,
     },
 }  # fmt: skip
 
@@ -49,11 +51,12 @@ def test_training_learns_what_was_planted_and_writes_a_model_that_runs(songs, tm
     config = tiny(songs, **FAMILIES[name])
     run = trained(config, tmp_path / "run")
     rows = read(tmp_path / "run" / "history.csv")
-    assert [row["step"] for row in rows] == [20, 40, 60] and [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [config.epoch_steps * n for n in (1, 2, 3)]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert all(rows[-1][stem] > 6 for stem in config.model.stems)  # dB; equal shares give about 0
     card, network = modelfile.load(run.model_path)
-    assert card.training["seed"] == 3 and card.training["config"]["optim"]["lr"] == 1e-2
+    assert card.training["seed"] == 3 and card.training["config"]["optim"]["lr"] == config.optim.lr
     assert card.training["versions"]["torch"] == torch.__version__ and card.training["device"].startswith("cpu")
     assert card.training["data"].keys() == {"data.train.0", "data.valid"}
     best = run.learner.averaged
@@ -71,6 +74,34 @@ def test_the_run_folder_says_what_it_was_made_with(songs, tmp_path):
     assert load(tmp_path / "run" / "config.yaml") == config
     made = json.loads((tmp_path / "run" / "run.json").read_text())
     assert made.keys() == {"git_commit", "versions", "device", "seed", "data"}
+
+
+def test_a_run_goes_on_from_the_weights_of_a_model(songs, tmp_path):
+    first = trained(tiny(songs, budget={"max_epochs": 1}, epoch_steps=4), tmp_path / "first")
+    before = modelfile.load(first.model_path)[1].state_dict()
+    config = tiny(songs, start_from=str(first.model_path), seed=9)
+    run = Run(config, tmp_path / "second")
+    assert same(run.learner.objective.network.state_dict(), before)
+    assert same(run.learner.averaged.network.state_dict(), before)
+    run.begin()
+    run.train(lambda _: None)
+    made = modelfile.load(run.model_path)[0].training
+    assert made["data"]["start_from"] == modelfile.file_sha256(first.model_path)
+    again = Run(config, tmp_path / "second")
+    again.resume()
+    assert same(again.learner.averaged.network.state_dict(), run.learner.averaged.network.state_dict())
+    run.model_path.replace(first.model_path)  # another one of the same name
+    with pytest.raises(ConfigError, match="what start_from names has changed"):
+        Run(config, tmp_path / "second").resume()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": UMX_MODEL}, "start_from: model.spec is"), ({"start_from": "nothing.safetensors"}, "nothing.safetensors"),
+])
+def test_a_run_goes_on_from_nothing_else_than_a_model_of_its_kind(songs, tmp_path, change, message):
+    first = trained(tiny(songs, budget={"max_epochs": 1}, epoch_steps=4), tmp_path / "first")
+    with pytest.raises(SepctlError, match=message):
+        Run(tiny(songs, **({"start_from": str(first.model_path)} | change)), tmp_path / "second")
 
 
 def test_lanes_of_a_batch_are_each_their_own_blocks(songs, tmp_path):

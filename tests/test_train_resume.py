@@ -265,7 +265,7 @@ def test_a_longer_budget_goes_on_and_so_do_songs_that_moved(songs, short, tmp_pa
 def test_songs_that_have_changed_are_named(songs, short, tmp_path, split):
     source = {"train": "data.train.0", "valid": "data.valid"}[split]
     write_song(songs / split / "one more", 99)
-    with pytest.raises(ConfigError, match=f"the songs of {source} have changed since the checkpoint"):
+    with pytest.raises(ConfigError, match=f"what {source} names has changed since the checkpoint"):
         resumed(short, tmp_path / "run")
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from separator.card import Frozen
 
+LOWEST_HZ = 20.0  # what can be heard begins here
+
 
 class Change(Frozen):
     """What happens with probability `p`, by an amount uniform in `low` to `high`."""
@@ -61,6 +63,18 @@ class Equalise(Frozen):
 
     p: float = Field(default=1.0, ge=0, le=1)
     sd_db: NonNegativeFloat = 4.0  # standard deviation of a knot: what a mixing engineer turns
+
+
+class Band(Frozen):
+    """A narrower band for the whole mix, as of old recordings, small loudspeakers and telephones.
+
+    Each end is moved with probability `p`: the lower one up to `low_hz` at most, the upper one down to `high_hz`,
+    uniform over octaves. Magnitude responses of Butterworth filters of fourth order, without their phase.
+    """
+
+    p: float = Field(default=0.0, ge=0, le=1)
+    low_hz: float = Field(default=300.0, gt=LOWEST_HZ)  # a telephone's
+    high_hz: PositiveFloat = 3400.0
 
 
 class Width(Change):
@@ -123,6 +137,7 @@ class Augment(Frozen):
     polarity: float = Field(default=0.5, ge=0, le=1)  # probability that a stem is turned upside down
     pan: Pan = Pan()
     equalise: Equalise = Equalise()
+    band: Band = Band()
     width: Width = Width()
     speed: Speed = Speed()
     drive: Drive = Drive()
@@ -130,8 +145,10 @@ class Augment(Frozen):
     loudness: Loudness = Loudness()  # `balance` and `gain` come after it: switch them off where the target must hold
 
 
-def response(augment: Augment, batch: int, stems: int, bins: int, generator: torch.Generator) -> Tensor:
-    """Gain, polarity, panning, dropout and equalisation as one real factor. Shape: `[B, S, 2, F]`."""
+def response(
+    augment: Augment, batch: int, stems: int, bins: int, nyquist_hz: float, generator: torch.Generator
+) -> Tensor:
+    """Gain, polarity, panning, dropout, equalisation and band as one real factor. Shape: `[B, S, 2, F]`."""
     a, shape = augment, (batch, stems, 1, 1)
     if a.gain.scale == "db":
         gain = _decibels(_drawn(a.gain, 0.0, shape, generator))
@@ -142,7 +159,18 @@ def response(augment: Augment, batch: int, stems: int, bins: int, generator: tor
     curve = _decibels(_curves(a.equalise, shape, bins, generator))  # [B, S, 1, F]
     sign = torch.where(_happens(a.polarity, shape, generator), -1.0, 1.0)
     kept = ~_happens(a.drop_stem, shape, generator)
-    return kept * sign * gain * sides * curve
+    return kept * sign * gain * sides * curve * _bands(a.band, batch, bins, nyquist_hz, generator)
+
+
+def _bands(band: Band, batch: int, bins: int, nyquist_hz: float, generator: torch.Generator) -> Tensor:
+    """Amplitude responses of the mixes' bands. Shape: `[B, 1, 1, F]`."""
+    hz = torch.linspace(0, nyquist_hz, bins)
+    happens = _happens(band.p, (2, batch, 1, 1, 1), generator)
+    low, high = torch.rand((2, batch, 1, 1, 1), generator=generator)
+    low_hz = LOWEST_HZ * (band.low_hz / LOWEST_HZ) ** low
+    high_hz = nyquist_hz * min(band.high_hz / nyquist_hz, 1.0) ** high
+    above = torch.where(happens[0], 1 / (1 + (low_hz / hz) ** 8).sqrt(), 1.0)  # an eighth power: order four
+    return above * torch.where(happens[1], 1 / (1 + (hz / high_hz) ** 8).sqrt(), 1.0)
 
 
 def _curves(equalise: Equalise, shape: tuple[int, ...], bins: int, generator: torch.Generator) -> Tensor:

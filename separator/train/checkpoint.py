@@ -68,8 +68,8 @@ def refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]
         )
     for source, (old, new) in sorted(differences(before["data"], now["data"]).items()):
         raise ConfigError(
-            f"{folder}: the songs of {source} have changed since the checkpoint ({old:.8} then, {new:.8} now)",
-            hint="put the old songs back, or begin a new run with another --out",
+            f"{folder}: what {source} names has changed since the checkpoint ({old:.8} then, {new:.8} now)",
+            hint="put back what was there, or begin a new run with another --out",
         )
 
 

@@ -30,6 +30,7 @@ class Config(Frozen):
     loss: Loss = Loss()
     optim: Optim = Optim()
     budget: Budget
+    start_from: str | None = None  # a model, by name or file, whose weights the run begins with; None: random ones
     epoch_steps: PositiveInt = 400  # an epoch: steps from one validation to the next; a few minutes of mini
     seed: int = Field(default=0, ge=0, lt=2**63)  # what torch takes, and NumPy
 

@@ -58,10 +58,15 @@ class Run:
         if optim.precision == "fp16" and self.device.type != "cuda":
             raise ConfigError("optim.precision fp16 needs a CUDA device", hint="use bf16 or fp32 on a processor")
         self._load_songs()
-        self._made_with = provenance(self.device, self.config.seed, self.fingerprints)  # now, of the code that runs
         torch.manual_seed(self.config.seed)
         model = objective(config.model, config.sources, config.loss, optim.precision).to(self.device)
-        self._whiten(model)
+        if self.config.start_from is None:
+            self._whiten(model)
+        else:
+            path = registry.resolve(self.config.start_from)
+            model.adopt(path)
+            self.fingerprints["start_from"] = modelfile.file_sha256(path)
+        self._made_with = provenance(self.device, self.config.seed, self.fingerprints)  # now, of the code that runs
         self.learner = Learner(model, optim, self.team, self.device)
         self.feed = Feed(self.config, self.excerpts, self.learner.objective, self.device)
         self.history = History(folder)

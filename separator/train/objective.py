@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from separator import modelfile
 from separator.card import ModelCard
 from separator.dsp.stft import Stft
+from separator.errors import ConfigError
 from separator.models import build
 from separator.models.trunk import Trunk, pool
 from separator.models.umx import Umx, UmxNetwork
@@ -77,6 +80,21 @@ class Objective(nn.Module, ABC):
             kept = network.kept_bins
             network.input_mean.copy_(-mean[:kept])
             network.input_scale.copy_(1 / deviation.clamp_min(1e-4 * deviation.max())[:kept])  # as Open-Unmix
+
+    def adopt(self, path: Path) -> None:
+        """Take the weights of a model file, its input's statistics included.
+
+        Raises `ModelError` for a file that is none, `ConfigError` for another architecture or other stems.
+        """
+        card, network = modelfile.load(path)
+        for what in ("spec", "stems", "sample_rate", "n_fft", "hop", "channels"):
+            own, other = getattr(self.card, what), getattr(card, what)
+            if own != other:
+                raise ConfigError(
+                    f"start_from: model.{what} is {own}, {path} has {other}",
+                    hint="start from a model of the same kind, or make the configuration the same",
+                )
+        self.network.load_state_dict(network.state_dict())
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.dtype, enabled=self.dtype is not None)

@@ -52,6 +52,7 @@ class Remixer:
         self.augment = augment
         self.objective = objective
         self.bins = objective.card.bins
+        self.nyquist_hz = objective.card.sample_rate / 2
         self.stride = stride
         self._stems = torch.empty(0)  # one item's stems, kept between items: fresh pages cost more than the sums
 
@@ -79,9 +80,9 @@ class Remixer:
         return torch.where(coherent, together[:, None], apart), coherent
 
     def _mix(self, rows: Tensor, chosen: Tensor, gain: Tensor, generator: torch.Generator) -> Any:
-        shape = (chosen.shape[0], chosen.shape[1], self.bins)
-        factor = gain[..., None, None] * response(self.augment, *shape, generator)  # [B, S, C, F]
-        factor = factor.to(rows.device)
+        shape = (chosen.shape[0], chosen.shape[1])
+        factor = response(self.augment, *shape, self.bins, self.nyquist_hz, generator)  # [B, S, C, F]
+        factor = (gain[..., None, None] * factor).to(rows.device)
         swap = (torch.rand(chosen.shape, generator=generator) < self.augment.swap).tolist()
         first = int(torch.randint(self.stride, (), generator=generator))
         if self._stems.shape != rows.shape[1:]:
