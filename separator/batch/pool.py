@@ -10,11 +10,15 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 
+from separator import memory
 from separator.batch import engine
 from separator.batch.engine import Crew, Died, Worker
 from separator.batch.plan import Task
 from separator.batch.worker import Message, Work, serve
 from separator.parallel import few_threads
+
+MOST = 8                        # workers on processors that are started unasked
+WORKER_BYTES = 1_500_000_000    # of each: what was measured for the largest models, and half as much again
 
 
 def processors() -> int:
@@ -34,6 +38,18 @@ def most_threads() -> int | None:
 def cores() -> int:
     """Processors that this process may use; fewer where OMP_NUM_THREADS says so."""
     return min(processors(), most_threads() or processors())
+
+
+def share(songs: int) -> tuple[int, int]:
+    """Workers for so many songs on the processors of this machine, and threads of each.
+
+    Many workers of few threads split more songs in an hour than few of many. The threads depend on the machine alone,
+    for other numbers of threads give other last bits; the workers also on the songs and on the memory that is free.
+    """
+    most = min(cores(), MOST)
+    free = memory.available_bytes()
+    fit = 1 if free is None else free // WORKER_BYTES
+    return max(min(most, songs, fit), 1), cores() // most
 
 
 class Pool(Crew["_Process"]):

@@ -20,7 +20,7 @@ from separator.batch.engine import Begun, Ended, Engine, Event, Underway
 from separator.batch.inputs import MANIFESTS
 from separator.batch.manifest import Manifest, latest, open_manifest
 from separator.batch.plan import Task, check_space, make, settle, sweep_leftovers
-from separator.batch.pool import Pool
+from separator.batch.pool import Pool, share
 from separator.batch.records import recorded
 from separator.batch.shard import Shard
 from separator.batch.worker import Failure, Outcome, Skip, Splitter
@@ -51,7 +51,7 @@ def run_batch(songs: Sequence[Song], named: Collection[Path], job: Job, model: P
     """Split all `songs` that are this shard's; raises SepctlError if any failed, and Interrupted after a Ctrl-C."""
     batch = _plan(songs, named, job, options)
     works = [Splitter(model, {**loading, "device": device}, job) for device in _devices(loading["device"], options)]
-    with _crew(works, options) as crew:
+    with _crew(works, len(batch.todo), options) as crew:
         if options["dry_run"]:
             show(batch.todo, batch.finished, job, works[0], crew, as_json=options["as_json"])
         if not options["skip_existing"]:    # how much that leaves to do is known song by song only
@@ -62,11 +62,14 @@ def run_batch(songs: Sequence[Song], named: Collection[Path], job: Job, model: P
 
 
 @contextlib.contextmanager
-def _crew(works: Sequence[Splitter], options: dict[str, Any]) -> Iterator[Pool | Cluster]:
+def _crew(works: Sequence[Splitter], songs: int, options: dict[str, Any]) -> Iterator[Pool | Cluster]:
     """Those who do the work, here or on a cluster."""
     retries = 1 if options["retries"] is None else options["retries"]
     if options["engine"] != "ray":
-        yield Pool(works, jobs=options["jobs"] or len(works), timeout_s=options["timeout"], retries=retries)
+        jobs, threads = options["jobs"] or len(works), None
+        if options["jobs"] is None and works[0].options["device"] == "cpu":
+            jobs, threads = share(songs)
+        yield Pool(works, jobs=jobs, threads=threads, timeout_s=options["timeout"], retries=retries)
         return
     with connect(options["address"]):
         yield Cluster(works[0], jobs=options["jobs"], cuda=works[0].options["device"] == "cuda",

@@ -64,7 +64,7 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
 @click.option("-0", "--null", is_flag=True, help="The paths in --from-file end in NUL, as of `find -print0`.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, what it needs and how long it may take.")
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N",
-              help="Worker processes, which share the processor's cores.  [default: 1, or one per CUDA device]")
+              help="Worker processes, which share the cores.  [default: one per core or CUDA device, at most 8]")
 @click.option("--timeout", type=seconds, metavar="TIME", help="Give a song up after so long.")
 @click.option("--retries", type=click.IntRange(0), metavar="N",
               help="Try again after a crash, a timeout, or too little memory.  [default: 1]")
