@@ -16,10 +16,12 @@ from separator.train.augment import (
     Equalise,
     Gain,
     Loudness,
+    Noise,
     Pan,
     Reverb,
     Speed,
     Width,
+    noise_floor,
     response,
 )
 from separator.train.loudness import k_weighting, loudness, weighted
@@ -101,6 +103,20 @@ def test_bands_are_those_of_butterworth_filters_and_the_same_for_all_stems():
             row = row / np.maximum(abs(freqs(*butter(4, corner, kind, analog=True), worN=hz)[1]), 1e-12)
         assert row[1:] == pytest.approx(1, abs=2e-3)
     assert (factors(band=Band(p=0.25)) != 1).any(dim=(1, 2, 3)).float().mean() == pytest.approx(1 - 0.75**2, abs=0.07)
+
+
+def test_noise_has_its_level_its_slope_and_independent_channels():
+    generator, shape = torch.Generator().manual_seed(3), (2, 2, 400, 513)
+    slopes = []
+    for low, high in ((-40, -40), (-60, -50)) * 6:
+        noise = noise_floor(Noise(p=1, low=low, high=high), torch.tensor(9.0), shape, generator)
+        assert low - 0.5 < 10 * math.log10(float(noise.square().mean()) / 9) < high + 0.5
+        assert abs(float((noise[0] * noise[1]).mean() / noise.square().mean())) < 0.08
+        power = noise.square().mean(dim=(0, 1, 2))
+        slopes.append(10 * math.log10(power[200:300].mean() / power[400:500].mean()) / math.log2(450 / 250))
+    assert all(-0.3 < slope < 6.3 for slope in slopes) and min(slopes) < 2 and max(slopes) > 4  # dB per octave
+    drawn = [noise_floor(Noise(p=0.25), torch.tensor(1.0), (1, 2, 1, 5), generator) for _ in range(1000)]
+    assert sum(noise is not None for noise in drawn) == pytest.approx(250, abs=50)
 
 
 @pytest.mark.parametrize("wrong", [

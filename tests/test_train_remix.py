@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 from separator.card import ModelCard
 from separator.models.trunk import band_edges
 from separator.train import bands
-from separator.train.augment import Augment, Equalise, Gain, Pan
+from separator.train.augment import Augment, Equalise, Gain, Noise, Pan
 from separator.train.bands import collect, squared_error
 from separator.train.losses import Loss, thresholded_sdr
 from separator.train.objective import objective, ratio_db
@@ -71,6 +71,18 @@ def test_squared_error_from_band_sums_is_the_squared_error_of_the_masked_mix(pla
     stems = complex_of(planes)
     error = (stems - full_masks(masks) * stems.sum(1, keepdim=True)).abs().square()
     torch.testing.assert_close(squared_error(masks, batch).sum(-1), error.sum(-1), rtol=1e-3, atol=1e-2)
+
+
+def test_noise_is_added_to_the_rest_alone_in_proportion_to_the_mix(planes):
+    noisy = STILL.model_copy(update={"noise": Noise(p=1, low=-20, high=-20)})
+    clean, dirty = (
+        torch.cat([batch.stems for batch, _ in Remixer(augment, objective(CARD, STEMS, Loss()), 1, 1).batches(
+            planes, 1, 2, torch.Generator().manual_seed(0))])
+        for augment in (STILL, noisy)
+    )  # fmt: skip
+    torch.testing.assert_close(dirty[:, [0, 2]], clean[:, [0, 2]])
+    added = (dirty - clean)[:, 1].flatten(1).sum(1) / clean.flatten(1).sum(1)  # 1 % of the power of all three stems
+    torch.testing.assert_close(added, torch.full_like(added, 0.01), rtol=0.3, atol=0)
 
 
 def test_without_augmentation_a_batch_is_the_rows_themselves(planes):

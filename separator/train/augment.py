@@ -9,6 +9,7 @@ docs/training.md has the figures. Layers of a stem are left out at random where 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -77,6 +78,17 @@ class Band(Frozen):
     high_hz: PositiveFloat = 3400.0
 
 
+class Noise(Change):
+    """A floor of stationary noise, in dB relative to the power of the mix: tape, preamplifiers, rooms.
+
+    It belongs to `model.residual`, the stem of all that no other one claims. Its power falls by 0 to 6 dB per octave,
+    white to brown, and its channels are independent.
+    """
+
+    low: float = -80.0  # hardly audible, but not digital silence
+    high: float = -30.0  # an old cassette
+
+
 class Width(Change):
     """Factor on the side signal (left minus right): 0 is mono, 1 leaves all as it is."""
 
@@ -138,6 +150,7 @@ class Augment(Frozen):
     pan: Pan = Pan()
     equalise: Equalise = Equalise()
     band: Band = Band()
+    noise: Noise = Noise()
     width: Width = Width()
     speed: Speed = Speed()
     drive: Drive = Drive()
@@ -160,6 +173,21 @@ def response(
     sign = torch.where(_happens(a.polarity, shape, generator), -1.0, 1.0)
     kept = ~_happens(a.drop_stem, shape, generator)
     return kept * sign * gain * sides * curve * _bands(a.band, batch, bins, nyquist_hz, generator)
+
+
+def noise_floor(noise: Noise, mix_power: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor | None:
+    """Spectral planes of the noise, mostly None. Shape: `[C, 2, T, F]`; `mix_power` is the mean square of such planes.
+
+    Drawn bin by bin, though neighbouring frames of real noise overlap: no network is asked about that.
+    """
+    if not _happens(noise.p, (), generator):
+        return None
+    amount, slope = torch.rand(2, generator=generator)
+    level_db = noise.low + (noise.high - noise.low) * amount
+    colour = torch.arange(1, shape[-1] + 1).pow(-slope)  # amplitude: 6 dB per octave at slope 1
+    colour = colour / colour.square().mean().sqrt() * _decibels(level_db)
+    planes = torch.randn(*shape, generator=generator) * colour
+    return planes.to(mix_power.device) * mix_power.sqrt()
 
 
 def _bands(band: Band, batch: int, bins: int, nyquist_hz: float, generator: torch.Generator) -> Tensor:

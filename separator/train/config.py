@@ -39,6 +39,12 @@ class Config(Frozen):
         """The stems that make up the mix."""
         return self.data.stems or self.model.stems
 
+    @property
+    def noisy(self) -> int | None:
+        """The one of the sources that noise belongs to; None where there is to be none."""
+        wanted = self.augment.noise.p > 0 and self.model.residual is not None
+        return self.sources.index(self.model.residual) if wanted else None
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
         for fault in (self._network_fault(), self._stems_fault(), self._batch_fault(), self._loss_fault()):
@@ -66,6 +72,8 @@ class Config(Frozen):
             return f"model.stems has {missing[0]}, which is not one of data.stems ({', '.join(self.sources)})"
         if len(self.sources) == 1:
             return f"the mix would be {self.sources[0]} alone: name in data.stems all that it is made of"
+        if self.augment.noise.p and self.model.residual is None:
+            return "augment.noise needs model.residual, the stem that it belongs to"
         if self.data.stems is None and not self.model.complete:
             return "model.complete is false, so name in data.stems all that the mix is made of"
         extra = [stem for stem in self.sources if stem not in self.model.stems]

@@ -40,7 +40,7 @@ class Feed:
         self.config = config
         self.excerpts = excerpts
         self.device = device
-        self.remixer = Remixer(config.augment, objective, config.data.stride)
+        self.remixer = Remixer(config.augment, objective, config.data.stride, config.noisy)
 
     @property
     def steps_per_block(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from separator.train.augment import Augment, response
+from separator.train.augment import Augment, noise_floor, response
 from separator.train.objective import Objective
 
 
@@ -48,12 +48,14 @@ def seeded(*numbers: int) -> torch.Generator:
 class Remixer:
     """Makes batches from a block of rows, on the rows' device."""
 
-    def __init__(self, augment: Augment, objective: Objective, stride: int) -> None:
+    def __init__(self, augment: Augment, objective: Objective, stride: int, rest: int | None = None) -> None:
+        """`rest` is the stem that noise belongs to."""
         self.augment = augment
         self.objective = objective
         self.bins = objective.card.bins
         self.nyquist_hz = objective.card.sample_rate / 2
         self.stride = stride
+        self.rest = rest
         self._stems = torch.empty(0)  # one item's stems, kept between items: fresh pages cost more than the sums
 
     def batches(
@@ -93,5 +95,10 @@ class Remixer:
                 for c in range(rows.shape[2]):
                     source = rows[n, s, c ^ 1 if swap[b][s] else c]
                     torch.mul(source, factor[b, s, c], out=self._stems[s, c])
+            if self.rest is not None:
+                power = self._stems.square().mean(dim=(1, 2, 3, 4)).sum()  # stems are hardly correlated
+                noise = noise_floor(self.augment.noise, power, self._stems.shape[1:], generator)
+                if noise is not None:
+                    self._stems[self.rest] += noise
             items.append(self.objective.measure(self._stems, first, self.stride))
         return self.objective.collect(items, first, self.stride)
