@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.signal import butter, lfilter, sosfilt
 
 from scripts.synth import oscillator, patterns
 from scripts.synth.compose import Chord, Song
@@ -26,13 +28,16 @@ MAPS = {  # map, transposition, lowest key, highest key
 KINDS = {
     "electric": ("swag", "growl", "fashion"),
     "slap": ("swag", "fashion"),
+    "pick": ("swag", "growl", "fashion"),
     "growl": ("growl",),
     "upright": ("upright", "upright", "arco"),
-    "synth": ("saw", "square", "reese", "acid", "pulse"),
+    "synth": ("saw", "square", "reese", "acid", "pulse", "wobble", "rubber"),
+    "snap": ("stab", "rubber", "donk"),
     "808": ("808",),
     "sub": ("sub", "808", "sub"),
-    "fm": ("fm", "square"),
+    "fm": ("fm", "square", "donk"),
 }
+HARD = {"slap": 1.0, "pick": 1.0, "snap": 0.4, "synth": 0.25, "electric": 0.25}  # chance of a hard attack, else 0.1
 
 
 def line(song: Song, kind: str, low: int, high: int, hits: list[DrumHit], rng: np.random.Generator) -> list[Note]:
@@ -97,28 +102,63 @@ def _slides(notes: list[Note], kind: str, rng: np.random.Generator) -> list[Note
     return out
 
 
-def render(song: Song, library: Library, hits: list[DrumHit], rng: np.random.Generator) -> dict[str, Audio]:
-    """One bass layer, sometimes a second (sub below, or a doubling synth)."""
-    kind = str(rng.choice(GENRES[song.genre].basses.split()))
-    names = KINDS[kind]
-    name = names[rng.integers(len(names))]
+@dataclass(frozen=True)
+class Player:
+    """An instrument and its range; `play` renders notes to `[2, T]`."""
+
+    name: str
+    low: int
+    high: int
+    play: Callable[[list[Note]], Audio]
+
+
+def player(kind: str, song: Song, library: Library, rng: np.random.Generator) -> Player:
+    """An instrument of a kind: of a SoundFont, sampled, or a synthesiser."""
     samples = int(song.seconds * RATE)
-    sampled = timbre(kind, library, rng) if rng.random() < 0.35 else None
-    if sampled is not None:
-        notes = line(song, kind, 28, 52, hits, rng)
-        layers = {f"bass-gm-{kind}": sampled.render(notes, samples, rng)}
-    elif name in MAPS:
+    name = KINDS[kind][rng.integers(len(KINDS[kind]))]
+    bank = timbre(kind, library, rng) if rng.random() < 0.35 else None
+    if bank is not None:
+        return Player(f"bass-gm-{kind}", 28, 52, lambda notes: bank.render(notes, samples, rng))
+    if name in MAPS:
         path, transpose, low, high = MAPS[name]
-        notes = line(song, kind, low, high, hits, rng)
-        sampler = Sampler(
-            read_sfz(library.root / path), library, transpose=transpose, release_s=float(rng.uniform(0.05, 0.15))
-        )
-        layers = {f"bass-{name}": sampler.render(notes, samples, rng)}
-    else:
-        low = int(rng.integers(24, 31)) if kind in ("808", "sub") else int(rng.integers(26, 34))
-        notes = line(song, kind, low, low + 19, hits, rng)
-        layers = {f"bass-{name}": oscillator.render(vary(BASSES[name], rng), notes, samples, rng)}
+        release_s = float(rng.uniform(0.05, 0.15))
+        sampler = Sampler(read_sfz(library.root / path), library, transpose=transpose, release_s=release_s)
+        return Player(f"bass-{name}", low, high, lambda notes: sampler.render(notes, samples, rng))
+    low = int(rng.integers(24, 31)) if kind in ("808", "sub") else int(rng.integers(26, 34))
+    patch = vary(BASSES[name], rng)
+    if patch.wobble:  # in time: two to six swings a beat
+        patch = replace(patch, wobble_hz=song.bpm / 60 * float(rng.choice([1, 2, 3, 4])))
+    return Player(f"bass-{name}", low, low + 19, lambda notes: oscillator.render(patch, notes, samples, rng))
+
+
+def render(
+    song: Song, library: Library, hits: list[DrumHit], rng: np.random.Generator, written: list[Note] | None = None
+) -> dict[str, Audio]:
+    """One bass layer, sometimes a second (sub below, or a doubling synth); `written` is played where it is given."""
+    kind = str(rng.choice(GENRES[song.genre].basses.split()))
+    found = player(kind, song, library, rng)
+    notes = line(song, kind, found.low, found.high, hits, rng) if written is None else written
+    audio = found.play(notes)
+    if rng.random() < HARD.get(kind, 0.1):
+        audio = attacked(audio, notes, rng)
+    layers = {found.name: audio}
     if rng.random() < 0.15:
         other = vary(BASSES[str(rng.choice(["sub", "saw", "square"]))], rng)
-        layers["bass-layer"] = oscillator.render(other, notes, samples, rng) * np.float32(rng.uniform(0.3, 0.8))
+        below = oscillator.render(other, notes, audio.shape[1], rng)
+        layers["bass-layer"] = below * np.float32(rng.uniform(0.3, 0.8))
     return layers
+
+
+def attacked(audio: Audio, notes: list[Note], rng: np.random.Generator) -> Audio:
+    """Harder strokes, as of a thumb, a plectrum or a snappy envelope: a swell of level at each start, and a click."""
+    samples = audio.shape[1]
+    struck = np.zeros(samples)
+    for note in notes:
+        if note.start_s * RATE < samples:
+            struck[int(note.start_s * RATE)] = (note.velocity / 127) ** 2
+    swell, tick = (lfilter([1], [1, -np.exp(-1 / (RATE * s))], struck) for s in (rng.uniform(0.01, 0.04), 0.004))
+    low = float(rng.uniform(700, 2000))
+    band = butter(1, (low, low * float(rng.uniform(2, 4))), "band", fs=RATE, output="sos")
+    click = sosfilt(band, tick * rng.standard_normal(samples)) * np.abs(audio).max() * rng.uniform(0.1, 0.8)
+    bright = sosfilt(butter(1, 1200, "high", fs=RATE, output="sos"), audio, axis=1) * rng.uniform(0.2, 1.5)
+    return np.asarray((audio + bright) * (1 + rng.uniform(0.5, 2.5) * swell) + click, np.float32)

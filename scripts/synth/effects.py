@@ -1,4 +1,4 @@
-"""Production chains: what a mixing engineer puts on a layer, drawn at random within what is usual for its kind."""
+"""Tools of a mixing engineer, their settings drawn at random within what is usual."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.synth.mixing import apply
 Rng = np.random.Generator
 
 
-def _peak(rng: Rng, low: float, high: float, spread_db: float) -> pb.Plugin:
+def bell(rng: Rng, low: float, high: float, spread_db: float) -> pb.Plugin:
     return pb.PeakFilter(
         float(np.exp(rng.uniform(np.log(low), np.log(high)))),
         float(rng.normal(0, spread_db)),
@@ -20,17 +20,17 @@ def _peak(rng: Rng, low: float, high: float, spread_db: float) -> pb.Plugin:
     )
 
 
-def _eq(rng: Rng, spread_db: float = 2.5) -> list[pb.Plugin]:
+def equaliser(rng: Rng, spread_db: float = 2.5) -> list[pb.Plugin]:
     """A broad random equaliser: two shelves and two bells."""
     return [
         pb.LowShelfFilter(float(rng.uniform(80, 250)), float(rng.normal(0, spread_db))),
-        _peak(rng, 200, 1000, spread_db),
-        _peak(rng, 1000, 6000, spread_db),
+        bell(rng, 200, 1000, spread_db),
+        bell(rng, 1000, 6000, spread_db),
         pb.HighShelfFilter(float(rng.uniform(3000, 10000)), float(rng.normal(0, spread_db))),
     ]
 
 
-def _compressor(
+def compressor(
     rng: Rng, threshold_db: tuple[float, float] = (-30, -14), ratio: tuple[float, float] = (2, 6)
 ) -> pb.Plugin:
     return pb.Compressor(
@@ -41,7 +41,7 @@ def _compressor(
     )
 
 
-def _high_pass(hz: float) -> pb.Plugin:
+def high_pass(hz: float) -> pb.Plugin:
     return pb.HighpassFilter(float(hz))
 
 
@@ -71,15 +71,15 @@ def cabinet(audio: Audio, rng: Rng) -> Audio:
     """A guitar loudspeaker before two microphones: dip, presence, a steep fall above 5 kHz, a comb."""
     top = float(rng.uniform(4000, 6500))
     plugins = [
-        _high_pass(rng.uniform(70, 120)),
-        _peak(rng, 90, 160, 3),
+        high_pass(rng.uniform(70, 120)),
+        bell(rng, 90, 160, 3),
         pb.PeakFilter(float(rng.uniform(350, 700)), float(rng.uniform(-6, 0)), 0.8),
         pb.PeakFilter(float(rng.uniform(2000, 3800)), float(rng.uniform(1, 6)), 1.0),
     ]
     sound = apply(audio, plugins)
     sound = sosfilt(butter(4, top, fs=RATE, output="sos"), sound, axis=1)
-    delay, share = int(rng.integers(4, 40)), float(rng.uniform(0, 0.35))
-    sound[:, delay:] += share * sound[:, :-delay]
+    lag, share = int(rng.integers(4, 40)), float(rng.uniform(0, 0.35))
+    sound[:, lag:] += share * sound[:, :-lag]
     return np.asarray(sound, np.float32)
 
 
@@ -92,15 +92,18 @@ def room(audio: Audio, seconds: float, share: float, rng: Rng) -> Audio:
 
 
 def convolved(audio: Audio, seconds: float, share: float, rng: Rng) -> Audio:
-    """Convolution with a made-up stereo room: sparse early reflections, then noise that decays and darkens."""
+    """Convolution with a made-up stereo room."""
+    return np.asarray(audio + np.float32(share) * reflections(audio, seconds, rng), np.float32)
+
+
+def reflections(audio: Audio, seconds: float, rng: Rng) -> Audio:
+    """What a room gives back: sparse early reflections, then noise that decays and darkens; level about as it came."""
     n = int(min(seconds * 1.2, 4.0) * RATE)
     time = np.arange(n) / RATE
     tail = rng.standard_normal((2, n))
     bright = tail * np.exp(-time * 6.9 / (seconds * 0.5))
-    dark = sosfilt(butter(1, float(rng.uniform(1500, 5000)), fs=RATE, output="sos"), tail, axis=1) * np.exp(
-        -time * 6.9 / seconds
-    )
-    response = bright * 0.5 + dark
+    darkness = butter(1, float(rng.uniform(1500, 5000)), fs=RATE, output="sos")
+    response = bright * 0.5 + sosfilt(darkness, tail, axis=1) * np.exp(-time * 6.9 / seconds)
     response *= np.clip(time / float(rng.uniform(0.005, 0.05)), 0, 1)
     for _ in range(int(rng.integers(4, 12))):
         at = int(rng.uniform(0.002, min(0.06, seconds)) * RATE)
@@ -108,9 +111,22 @@ def convolved(audio: Audio, seconds: float, share: float, rng: Rng) -> Audio:
     response = sosfilt(butter(2, float(rng.uniform(120, 400)), "high", fs=RATE, output="sos"), response, axis=1)
     response /= np.sqrt((response**2).sum(axis=1, keepdims=True))
     pre = int(rng.uniform(0, 0.03) * RATE)
-    wet = oaconvolve(audio, response.astype(np.float32), axes=1)[:, : audio.shape[1]]
-    wet = np.concatenate([np.zeros((2, pre), np.float32), wet[:, : audio.shape[1] - pre]], axis=1)
-    return np.asarray(audio + np.float32(share) * wet, np.float32)
+    wet = oaconvolve(audio, response.astype(np.float32), axes=1)[:, : audio.shape[1] - pre]
+    return np.asarray(np.concatenate([np.zeros((2, pre), np.float32), wet], axis=1), np.float32)
+
+
+SEND = {"kick": 0.4, "hats": 0.5, "cymbals": 0.6, "loop": 0.3}  # into the microphones of the room, else 1
+
+
+def drum_room(layers: dict[str, Audio], seconds: float, share: float, crush: bool, rng: Rng) -> Audio:
+    """Far microphones that hear the whole kit in one room; crushed, as on many rock records, they pump."""
+    send = np.sum([audio * np.float32(SEND.get(name, 1.0)) for name, audio in layers.items()], axis=0)
+    heard = normalised(width(reflections(send, seconds, rng), float(rng.uniform(0.2, 1.0))))
+    if crush:
+        heard = apply(heard, [pb.Compressor(-38.0, 12.0, float(rng.uniform(1, 12)), float(rng.uniform(40, 180)))])
+        heard = saturate(heard, float(rng.uniform(12, 24)), "tape")
+    level = np.sqrt((send**2).mean() / ((heard**2).mean() + 1e-12))
+    return np.asarray(heard * np.float32(share * level), np.float32)
 
 
 def glue(layers: dict[str, Audio], rng: Rng) -> dict[str, Audio]:
@@ -148,12 +164,12 @@ def pan(audio: Audio, place: float) -> Audio:
     return audio * np.array([[min(1, 1 - place)], [min(1, 1 + place)]], np.float32)
 
 
-def _delay(beat_s: float, rng: Rng) -> pb.Plugin:
+def delay(beat_s: float, rng: Rng) -> pb.Plugin:
     seconds = beat_s * float(rng.choice([0.25, 0.5, 0.75, 1.0]))
     return pb.Delay(min(seconds, 1.9), float(rng.uniform(0.1, 0.45)), float(rng.uniform(0.05, 0.3)))
 
 
-def _modulation(rng: Rng) -> list[pb.Plugin]:
+def modulation(rng: Rng) -> list[pb.Plugin]:
     draw = rng.random()
     if draw < 0.5:
         return [
@@ -180,93 +196,8 @@ def _modulation(rng: Rng) -> list[pb.Plugin]:
 
 def distorted(audio: Audio, rng: Rng) -> Audio:
     """Guitar amplifier: tight low end, one or two gain stages, cabinet."""
-    audio = apply(audio, [_high_pass(rng.uniform(80, 250)), _peak(rng, 600, 1500, 3)])
+    audio = apply(audio, [high_pass(rng.uniform(80, 250)), bell(rng, 600, 1500, 3)])
     shapes = ("tape", "tube", "diode")
     audio = saturate(normalised(audio), float(rng.uniform(12, 40)), shapes[rng.integers(3)])
-    audio = saturate(apply(audio, [_peak(rng, 300, 3000, 3)]), float(rng.uniform(0, 12)), shapes[rng.integers(3)])
+    audio = saturate(apply(audio, [bell(rng, 300, 3000, 3)]), float(rng.uniform(0, 12)), shapes[rng.integers(3)])
     return cabinet(audio, rng)
-
-
-def drum_chain(layer: str, audio: Audio, rng: Rng, ambience: float, room_s: float) -> Audio:
-    """Drums: equaliser, punch, grit, a room that all drums of the song share in length."""
-    audio = normalised(audio)
-    plugins = _eq(rng, 2.0)
-    if rng.random() < 0.6:
-        plugins.append(_compressor(rng, (-28, -14)))
-    if layer in ("hats", "cymbals"):
-        plugins.append(_high_pass(rng.uniform(150, 600)))
-    audio = apply(audio, plugins)
-    if rng.random() < 0.35:
-        audio = saturate(audio, float(rng.uniform(-6, 12)), str(rng.choice(["tape", "tube", "diode"])))
-    wet = {"kick": 0.25, "snare": 1.0, "toms": 1.0, "percussion": 1.0, "hats": 0.5, "cymbals": 0.5}.get(layer, 0.3)
-    return room(audio, room_s, ambience * wet, rng) if ambience * wet > 0.02 else audio
-
-
-def bass_chain(audio: Audio, rng: Rng) -> Audio:
-    """Bass: compressed, sometimes driven through an amplifier, nearly mono."""
-    audio = normalised(audio)
-    audio = apply(audio, [_high_pass(25), *_eq(rng, 2.5), _compressor(rng, (-32, -16), (3, 8))])
-    draw = rng.random()
-    if draw < 0.45:
-        audio = saturate(audio, float(rng.uniform(-6, 10)), str(rng.choice(["tape", "tube"])))
-    elif draw < 0.6:  # fuzz beside the clean signal
-        audio = audio + np.float32(rng.uniform(0.2, 0.7)) * cabinet(
-            saturate(audio, float(rng.uniform(15, 30)), "diode"), rng
-        )
-    if rng.random() < 0.12:
-        audio = apply(audio, _modulation(rng))
-    if rng.random() < 0.15:
-        audio = room(audio, float(rng.uniform(0.2, 0.6)), float(rng.uniform(0.05, 0.15)), rng)
-    low = sosfilt(butter(2, 150, fs=RATE, output="sos"), audio, axis=1)
-    spread = width(audio - low, float(rng.choice([0.0, 0.3, 0.7, 1.0])))
-    return np.asarray(spread + width(low, 0.0), np.float32)
-
-
-def other_chain(kind: str, audio: Audio, rng: Rng, beat_s: float) -> Audio:
-    """Keys, guitars and synthesisers: space, modulation, width; guitars through amplifiers."""
-    audio = normalised(audio)
-    if kind.startswith(("power", "lead_guitar")):
-        audio = cabinet(audio, rng) if kind.endswith("gm") and rng.random() < 0.7 else distorted(audio, rng)
-        audio = haas(audio, rng) if kind.startswith("power") and rng.random() < 0.7 else audio
-    elif kind.startswith(("strum", "clean", "skank")) and rng.random() < 0.75:
-        audio = cabinet(saturate(audio, float(rng.uniform(-10, 8)), "tube"), rng)
-    elif rng.random() < 0.25:
-        audio = saturate(audio, float(rng.uniform(-8, 10)), "tape")
-    plugins = [_high_pass(np.exp(rng.uniform(np.log(20), np.log(200)))), *_eq(rng, 3.0)]
-    if rng.random() < 0.5:
-        plugins.append(_compressor(rng))
-    if rng.random() < (0.2 if kind.startswith("power") else 0.4):
-        plugins += _modulation(rng)
-    if rng.random() < 0.35:
-        plugins.append(_delay(beat_s, rng))
-    audio = apply(audio, plugins)
-    if rng.random() < 0.8:
-        audio = room(audio, float(np.exp(rng.uniform(np.log(0.3), np.log(3.5)))), float(rng.uniform(0.05, 0.6)), rng)
-    audio = width(audio, float(rng.uniform(0.3, 1.4)))
-    return pan(audio, float(np.clip(rng.normal(0, 0.35), -0.8, 0.8)))
-
-
-def vocal_chain(name: str, audio: Audio, rng: Rng, beat_s: float) -> Audio:
-    """Voices: low cut, two compressors, presence, air, echo and hall; doubles and backing go to the sides."""
-    audio = normalised(audio)
-    lead = name == "vox-lead"
-    plugins = [
-        _high_pass(rng.uniform(70, 160)),
-        _compressor(rng, (-30, -18), (2, 5)),
-        *_eq(rng, 2.5),
-        pb.HighShelfFilter(float(rng.uniform(5000, 9000)), float(rng.uniform(0, 6))),
-    ]
-    if rng.random() < 0.6:
-        plugins.append(_compressor(rng, (-24, -14), (2, 4)))
-    audio = apply(audio, plugins)
-    if rng.random() < (0.9 if "shout" in name else 0.3):
-        audio = saturate(audio, float(rng.uniform(-4, 10)), str(rng.choice(["tape", "tube"])))
-    if rng.random() < 0.05:  # telephone
-        audio = apply(audio, [_high_pass(400), pb.LowpassFilter(3400)])
-    if rng.random() < 0.4:
-        audio = apply(audio, [_delay(beat_s, rng)])
-    share = float(rng.uniform(0.0, 0.35) if lead else rng.uniform(0.1, 0.6))
-    audio = room(audio, float(np.exp(rng.uniform(np.log(0.4), np.log(3.0)))), share, rng) if share > 0.03 else audio
-    if lead:
-        return pan(audio, float(np.clip(rng.normal(0, 0.05), -0.2, 0.2)))
-    return haas(audio, rng) if rng.random() < 0.5 else pan(audio, float(rng.uniform(-0.7, 0.7)))

@@ -14,58 +14,35 @@ from scripts.synth.genres import GENRES
 from scripts.synth.library import Library
 from scripts.synth.sfz import read_sfz
 
-LAYER_OF = {
-    "kick": "kick",
-    "snare": "snare",
-    "rim": "snare",
-    "clap": "snare",
-    "hat_closed": "hats",
-    "hat_pedal": "hats",
-    "hat_open": "hats",
-    "shaker": "hats",
-    "tamb": "hats",
-    "ride": "cymbals",
-    "ride_bell": "cymbals",
-    "crash": "cymbals",
-    "splash": "cymbals",
-    "tom_lo": "toms",
-    "tom_mid": "toms",
-    "tom_hi": "toms",
-    "cowbell": "percussion",
-    "perc": "percussion",
-    "perc_lo": "percussion",
+LAYERS = {
+    "kick": ("kick",),
+    "snare": ("snare", "rim", "clap"),
+    "hats": ("hat_closed", "hat_pedal", "hat_open", "shaker", "tamb"),
+    "cymbals": ("ride", "ride_bell", "crash", "splash"),
+    "toms": ("tom_lo", "tom_mid", "tom_hi"),
+    "percussion": ("cowbell", "perc", "perc_lo"),
 }
-GM_ROLES = {
-    36: "kick",
-    35: "kick",
-    38: "snare",
-    40: "snare",
-    37: "rim",
-    39: "clap",
-    42: "hat_closed",
-    22: "hat_closed",
-    44: "hat_pedal",
-    46: "hat_open",
-    26: "hat_open",
-    48: "tom_hi",
-    50: "tom_hi",
-    45: "tom_mid",
-    47: "tom_mid",
-    43: "tom_lo",
-    58: "tom_lo",
-    41: "tom_lo",
-    49: "crash",
-    57: "crash",
-    52: "crash",
-    55: "splash",
-    51: "ride",
-    59: "ride",
-    53: "ride_bell",
-    54: "tamb",
-    56: "cowbell",
-    70: "shaker",
-    69: "shaker",
+LAYER_OF = {role: layer for layer, roles in LAYERS.items() for role in roles}
+GM_KEYS = {  # General MIDI's map, and two keys of Roland's kits
+    "kick": (35, 36),
+    "snare": (38, 40),
+    "rim": (37,),
+    "clap": (39,),
+    "hat_closed": (22, 42),
+    "hat_pedal": (44,),
+    "hat_open": (26, 46),
+    "tom_hi": (48, 50),
+    "tom_mid": (45, 47),
+    "tom_lo": (41, 43, 58),
+    "crash": (49, 52, 57),
+    "splash": (55,),
+    "ride": (51, 59),
+    "ride_bell": (53,),
+    "tamb": (54,),
+    "cowbell": (56,),
+    "shaker": (69, 70),
 }
+GM_ROLES = {key: role for role, keys in GM_KEYS.items() for key in keys}
 RULES = (  # first match wins
     ("", r"roll|rub|bow|cresc|rewind|spin|scratch|door|ambi|mess|cats"),
     ("hat_open", r"hat.?open|open.?hat|cymbal/open|hatopen|cymbal_open|hihat_brd_open"),
@@ -179,7 +156,7 @@ def _completed(kit: Kit, pool: dict[str, list[Path]], rng: np.random.Generator) 
     spread = 2.0 if kit.name == "mixed" else 1.2
     for role in sorted(LAYER_OF):
         kit.tune[role] = float(rng.normal(0, spread))
-        wide = 0.05 if role in ("kick", "snare", "rim") else 0.5
+        wide = 0.04 if role in ("kick", "snare", "rim") else 0.3
         kit.pan[role] = float(np.clip(rng.normal(0, wide), -0.9, 0.9))
     return kit
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pedalboard as pb
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ Stems = dict[str, dict[str, Audio]]  # stem -> layer -> [2, T]
 BALANCE_DB = {"vocals": 0.0, "drums": 0.5, "bass": -3.5, "other": -2.5}  # loudness while active, of a typical pop mix
 SPREAD_DB = 2.5
 CEILING = 0.97
+BLOCK = 1 << 16  # frames encoded at once
 LOOKAHEAD = 220  # samples, 5 ms
 
 
@@ -34,13 +36,14 @@ def loudness(audio: Audio) -> float:
     return 10 * float(np.log10(loud.mean())) if len(loud) and loud.mean() > 0 else -120.0
 
 
-def balance(stems: Stems, rng: np.random.Generator) -> Stems:
-    """Every stem at its place of a typical mix, give or take; layers keep their relations."""
+def balance(stems: Stems, rng: np.random.Generator, loud_db: float = 0.0) -> Stems:
+    """Every stem at its place of a typical mix, give or take, `other` so much louder; layers keep their relations."""
     out: Stems = {}
     for stem, layers in stems.items():
         if not layers:
             continue
-        target = -20 + BALANCE_DB[stem] + float(np.clip(rng.normal(0, SPREAD_DB), -5, 5))
+        target = -20 + BALANCE_DB[stem] + float(np.clip(rng.normal(0, SPREAD_DB), -6, 6))
+        target += loud_db if stem == "other" else 0.0
         gain = np.float32(10 ** ((target - loudness(sum_of(layers))) / 20))
         out[stem] = {name: audio * gain for name, audio in layers.items()}
     return out
@@ -90,22 +93,39 @@ def master(stems: Stems, rng: np.random.Generator) -> Stems:
     return {stem: {name: audio * curve for name, audio in layers.items()} for stem, layers in stems.items()}
 
 
-def write_wav(path: Path, audio: Audio) -> None:
+def bounced(stems: Stems, most: int) -> Stems:
+    """At most so many layers per stem: the first ones as they are, the last one the sum of all others."""
+    out: Stems = {}
+    for stem, layers in stems.items():
+        names = list(layers)
+        out[stem] = {name: layers[name] for name in names[: most - 1]}
+        if len(names) >= most:
+            out[stem][names[most - 1]] = sum_of({name: layers[name] for name in names[most - 1 :]})
+    return out
+
+
+def write_flac(path: Path, audio: Audio) -> None:
     """`[2, T]` in [-1, 1] as 16-bit stereo."""
-    pcm = np.round(np.clip(audio.T * 32767, -32768, 32767)).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(pcm.tobytes())
+    pcm = np.round(np.clip(audio.T * 32767, -32768, 32767)).astype(np.int16)
+    with av.open(str(path), "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=RATE, layout="stereo", options={"compression_level": "3"})
+        for start in range(0, len(pcm), BLOCK):
+            block = np.ascontiguousarray(pcm[start : start + BLOCK]).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="stereo")
+            frame.sample_rate, frame.pts = RATE, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
 
 
 def write_song(folder: Path, stems: Stems) -> None:
-    """All layers below `folder`, which appears complete or not at all."""
-    temporary = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for stem, layers in stems.items():
-        (temporary / stem).mkdir(parents=True, exist_ok=True)
-        for name, audio in layers.items():
-            write_wav(temporary / stem / f"{name}.wav", audio)
-    temporary.rename(folder)
+    """All layers below `folder`, which appears complete or not at all, also where another process writes it too."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        for stem, layers in stems.items():
+            (temporary / stem).mkdir(parents=True)
+            for name, audio in layers.items():
+                write_flac(temporary / stem / f"{name}.flac", audio)
+        if not folder.exists():
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -35,6 +35,8 @@ class Patch:
     brightness: float = 1.0  # FM index, drawbars
     drop: float = 0.0  # semitones that the pitch falls at the start (808)
     sub: float = 0.0  # level of a sine one octave below
+    wobble: float = 0.0  # octaves by which the cutoff swings
+    wobble_hz: float = 4.0
 
 
 def amplitudes(wave: str, count: int, brightness: float) -> NDArray[np.float64]:
@@ -110,6 +112,8 @@ def play(patch: Patch, note: Note, rng: np.random.Generator) -> Audio:
     samples = int((note.length_s + patch.release) * RATE) + 256
     time = np.arange(samples, dtype=np.float32) / RATE
     cutoff = patch.cutoff + patch.sweep * np.exp(-time / patch.sweep_s) * (0.6 + 0.4 * note.velocity / 127)
+    if patch.wobble:
+        cutoff += patch.wobble * np.sin(2 * np.pi * patch.wobble_hz * (time + note.start_s))
     pitch = 440 * 2 ** ((note.key - 69) / 12)
     step = np.log2(CUTOFFS[1] / CUTOFFS[0])
     level = np.clip((np.log2(pitch / CUTOFFS[0]) + cutoff) / step, 0, len(CUTOFFS) - 1.001).astype(np.float32)

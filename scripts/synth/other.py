@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +51,8 @@ def instrument(name: str, library: Library, rng: np.random.Generator) -> Sampler
     return Sampler(read_sfz(library.root / f"others/greg-sullivan-e-pianos/{inside}.sfz"), library, release_s=0.15)
 
 
-SAMPLED = ("piano", "epiano", "strum", "clean", "skank", "power", "lead_guitar")
+GUITARS = ("strum", "clean", "skank", "offbeat", "power", "lead_guitar")
+SAMPLED = ("piano", "epiano", *GUITARS)
 TIMBRES = {
     "pad": ("pad", "pad2"),
     "strings": ("strings",),
@@ -67,6 +69,7 @@ CHORDAL = {
     "strum": ("eighth", "quarter", "push", "whole"),
     "clean": ("whole", "half", "offbeat", "late"),
     "skank": ("skank", "offbeat", "sync", "clave"),
+    "offbeat": ("offbeat", "late"),
     "pad": ("whole",),
     "strings": ("whole", "half"),
     "organ": ("whole", "offbeat", "half", "push"),
@@ -81,41 +84,53 @@ ARPEGGIATED = {"piano": 0.3, "epiano": 0.2, "clean": 0.5, "arp": 1.0, "pluck": 0
 
 def score(kind: str, song: Song, rng: np.random.Generator) -> list[Note]:
     """What a kind of layer plays."""
-    low = int(rng.integers(45, 58) if kind in ("strum", "clean", "skank") else rng.integers(50, 64))
-    if kind in ("pad", "strings", "supersaw", "arp", "pluck", "organ") and rng.random() < 0.25:
+    low = int(rng.integers(41, 56) if kind in ("strum", "clean", "skank", "offbeat") else rng.integers(47, 62))
+    if kind in ("pad", "strings", "supersaw", "arp", "pluck", "organ") and rng.random() < 0.35:
         low -= 12
     if kind == "power":
         return power(song, rng)
     if kind in ("lead_guitar", "lead", "solo"):
-        low = int(rng.integers(55, 66))
+        low = int(rng.integers(52, 66))
         return tune(song, rng, low, low + 20, fast=rng.random() < 0.3)
     if rng.random() < ARPEGGIATED.get(kind, 0.0):
         return arpeggio(song, rng, low=low, hold=2.0 if kind in ("piano", "epiano", "clean") else 0.9)
     styles = (
         ("clave", "sync", "push") if kind == "piano" and song.genre == "latin" else CHORDAL.get(kind, ("whole", "half"))
     )
-    strum_s = float(rng.uniform(0.008, 0.025)) if kind in ("strum", "clean", "skank") else 0.0
+    strum_s = float(rng.uniform(0.008, 0.025)) if kind in ("strum", "clean", "skank", "offbeat") else 0.0
     return comp(song, rng, low=low, styles=styles, strum_s=strum_s, left_hand=kind == "piano" and rng.random() < 0.8)
 
 
-def play(kind: str, song: Song, library: Library, rng: np.random.Generator) -> tuple[str, Audio]:
-    """Name and sound `[2, T]` of one layer of a kind (as genres name them)."""
-    samples = int(song.seconds * RATE)
+def play(
+    kind: str, song: Song, library: Library, rng: np.random.Generator, written: list[Note] | None = None
+) -> tuple[str, Audio]:
+    """Name and sound `[2, T]` of one layer of a kind (as genres name them); guitars often twice, left and right."""
     if kind == "orchestral":
         kind = str(rng.choice(["solo", "solo", "strings", "brass", "pluck"]))
-    notes = score(kind, song, rng)
-    bank = (
-        timbre(kind, library, rng)
-        if rng.random() < (0.4 if kind in SAMPLED else 0.9 if kind == "solo" else 0.5)
-        else None
-    )
+    notes = score(kind, song, rng) if written is None else written
+    name, render = player(kind, song, library, rng)
+    audio = render(notes)
+    if kind in ("power", "strum") and rng.random() < 0.6:
+        again = [replace(n, start_s=max(0.0, n.start_s + float(rng.normal(0, 0.008)))) for n in notes]
+        audio = np.stack([audio[0], render(again)[1]])
+    return name, audio
+
+
+def player(
+    kind: str, song: Song, library: Library, rng: np.random.Generator
+) -> tuple[str, Callable[[list[Note]], Audio]]:
+    """Name of an instrument of a kind and what renders notes with it to `[2, T]`."""
+    samples = int(song.seconds * RATE)
+    chance = 0.4 if kind in SAMPLED else 0.9 if kind == "solo" else 0.5
+    bank = timbre(kind, library, rng) if rng.random() < chance else None
     if bank is not None:
-        return f"{kind}-gm", bank.render(notes, samples, rng)
+        return f"{kind}-gm", lambda notes: bank.render(notes, samples, rng)
     if kind in SAMPLED:
-        name = kind if kind in ("piano", "epiano") else "guitar"
-        return kind, instrument(name, library, rng).render(notes, samples, rng)
+        sampler = instrument("guitar" if kind in GUITARS else kind, library, rng)
+        return kind, lambda notes: sampler.render(notes, samples, rng)
     voices = TIMBRES.get(kind, ("pad",))
-    return kind, oscillator.render(vary(VOICES[voices[rng.integers(len(voices))]], rng), notes, samples, rng)
+    patch = vary(VOICES[voices[rng.integers(len(voices))]], rng)
+    return kind, lambda notes: oscillator.render(patch, notes, samples, rng)
 
 
 def effect_hits(song: Song, library: Library, rng: np.random.Generator) -> Audio:
@@ -162,16 +177,25 @@ AMBIENT = (
 )
 
 
-def render(song: Song, library: Library, rng: np.random.Generator) -> dict[str, Audio]:
-    """Two to five layers named after their kinds."""
-    options = list(dict.fromkeys(GENRES[song.genre].others.split()))
-    weights = np.array([GENRES[song.genre].others.split().count(kind) for kind in options], float)
-    count = int(rng.choice([2, 3, 3, 4]))
+def render(
+    song: Song,
+    library: Library,
+    rng: np.random.Generator,
+    counts: tuple[int, ...] = (2, 3, 3, 4),
+    written: Mapping[str, list[Note]] | None = None,
+) -> dict[str, Audio]:
+    """Layers named after their kinds: as many as chance takes out of `counts`, or what is `written`."""
+    options = GENRES[song.genre].others.split()
+    kinds = list(dict.fromkeys(options))
+    weights = np.array([options.count(kind) for kind in kinds], float) / len(options)
+    count = min(int(rng.choice(counts)), len(kinds))
+    drawn = [str(kind) for kind in rng.choice(kinds, size=count, replace=False, p=weights)]
+    parts: Mapping[str, list[Note] | None] = dict.fromkeys(drawn) if written is None else written
     layers: dict[str, Audio] = {}
-    for kind in rng.choice(options, size=min(count, len(options)), replace=False, p=weights / weights.sum()):
-        name, audio = play(str(kind), song, library, rng)
+    for kind, notes in parts.items():
+        name, audio = play(kind, song, library, rng, notes)
         if np.abs(audio).max() > 1e-4:
             layers[name if name not in layers else f"{name}-2"] = audio
-    if rng.random() < (0.5 if song.genre in ("electronic", "hiphop", "pop") else 0.1):
+    if count and rng.random() < (0.5 if song.genre in ("electronic", "hiphop", "pop") else 0.1):
         layers["effects"] = effect_hits(song, library, rng)
     return layers

@@ -21,6 +21,7 @@ STEMS = ("vocals", "drums", "bass", "other")
 BANDS = np.geomspace(31.25, 16000, 28)  # Hz, centres a third of an octave apart
 MEASURES = {
     "level_db": "loudness while active against the mix, dB",
+    "share_db": "power against that of the other stems, dB",
     "crest_db": "crest factor of the active parts, dB",
     "width_db": "side against middle, dB",
     "active": "share of time within 40 dB of the loudest",
@@ -48,8 +49,8 @@ def read_stem(folder: Path) -> Audio | None:
     return out
 
 
-def measure(audio: Audio, mix_db: float) -> Numbers | None:
-    """Numbers of a stem `[2, T]`; None when it is silent."""
+def measure(audio: Audio, mix: Audio) -> Numbers | None:
+    """Numbers of a stem `[2, T]` in its mix; None when it is silent."""
     size = RATE // 10
     power = (audio[:, : audio.shape[1] // size * size] ** 2).sum(axis=0).reshape(-1, size).mean(axis=1)
     if power.max(initial=0.0) < 1e-10:
@@ -61,7 +62,8 @@ def measure(audio: Audio, mix_db: float) -> Numbers | None:
     bands = np.array([density[(hz >= low) & (hz < high)].sum() for low, high in itertools.pairwise(edges)])
     level = 10 * np.log10(power[active] + 1e-12)
     values = {
-        "level_db": loudness(audio) - mix_db,
+        "level_db": loudness(audio) - loudness(mix),
+        "share_db": float(10 * np.log10((audio**2).sum() / (((mix - audio) ** 2).sum() + 1e-9))),
         "crest_db": float(10 * np.log10((np.abs(audio) ** 2).max() / (power[active].mean() / 2))),
         "width_db": float(10 * np.log10((side**2).sum() / ((middle**2).sum() + 1e-9) + 1e-6)),
         "active": float(active.mean()),
@@ -80,9 +82,8 @@ def survey(folder: Path, limit: int) -> dict[str, list[Numbers]]:
         mix = np.zeros((2, max((a.shape[1] for a in stems.values()), default=0)), np.float32)
         for audio in stems.values():
             mix[:, : audio.shape[1]] += audio
-        mix_db = loudness(mix)
         for stem, audio in stems.items():
-            numbers = measure(audio, mix_db)
+            numbers = measure(np.pad(audio, ((0, 0), (0, mix.shape[1] - audio.shape[1]))), mix)
             if numbers is not None:
                 found[stem].append(numbers)
     return found

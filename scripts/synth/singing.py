@@ -11,10 +11,9 @@ from scripts.synth import psola
 from scripts.synth.compose import Song, Tone, melody, voicing
 from scripts.synth.library import RATE, Audio, Library
 from scripts.synth.psola import FRAME_S, Analysis
+from scripts.synth.quotes import places, recite
 from scripts.synth.sampler import add_at, onset, repitch, shape, stereo
-from scripts.synth.voices import BREATHS, Singer, airy, analysed, draw_singer, recordings, textured
-
-SINSY = "singing/sinsy-nit-song070"
+from scripts.synth.voices import BREATHS, Singer, Voice, airy, analysed, cast, draw_singer, recordings, textured
 
 
 def phrases(tones: list[Tone], gap: float = 0.3) -> list[list[Tone]]:
@@ -103,31 +102,40 @@ def contour(
 
 
 def sing(
-    song: Song, tones: list[Tone], singer: Singer, library: Library, rng: np.random.Generator, *, vowels: bool = False
+    song: Song,
+    tones: list[Tone],
+    singer: Singer,
+    library: Library,
+    rng: np.random.Generator,
+    *,
+    words: int = 0,
+    vowels: bool = False,
 ) -> Audio:
-    """A whole part, `[2, T]`."""
+    """A whole part, `[2, T]`; parts of equal `words` sing the same syllables at the same place, as doubles do."""
     files = recordings(library, singer.bank)
     files = [p for p in files if set(p.stem) <= set("aiueo_-")] or files if vowels else files
     out = np.zeros((2, int(song.seconds * RATE)), np.float32)
     sighs = [p for folder in BREATHS for p in library.files(folder, "br*.opus")] if rng.random() < 0.6 else []
     sighs = [p for p in sighs if not (library.permissive and "alys" in p.parts)]
     for phrase in phrases(tones):
-        source = analysed(library, files[rng.integers(len(files))])
+        text = np.random.default_rng([words, int(phrase[0].beat * 4)])
+        source = analysed(library, files[text.integers(len(files))])
         if len(source.bounds) < 2:
             continue
-        start, voice = sing_phrase(song, phrase, singer, source, int(rng.integers(len(source.bounds))), rng)
+        start, voice = sing_phrase(song, phrase, singer, source, int(text.integers(len(source.bounds))), rng)
         voice = textured(voice, singer, rng)
         level = np.sqrt((voice**2).mean()) + 1e-6
         add_at(out, stereo(voice[None] * np.float32(0.1 / level * rng.uniform(0.7, 1.2))), start)
         if sighs and rng.random() < 0.7:
-            breath = library.load(sighs[rng.integers(len(sighs))])[:, : RATE // 2]
-            gain = 0.1 * rng.uniform(0.1, 0.5) / (np.abs(breath).max() + 1e-6)
-            add_at(
-                out,
-                stereo(shape(breath * np.float32(gain), breath.shape[1] // 2)),
-                start - breath.shape[1] + RATE // 10,
-            )
+            breathe(out, start, library.load(sighs[rng.integers(len(sighs))]), rng)
     return out
+
+
+def breathe(out: Audio, before: int, sigh: Audio, rng: np.random.Generator) -> None:
+    """Add half a second of a recorded breath that ends at sample `before`."""
+    sigh = sigh[:, : RATE // 2]
+    gain = 0.1 * rng.uniform(0.1, 0.5) / (np.abs(sigh).max() + 1e-6)
+    add_at(out, stereo(shape(sigh * np.float32(gain), sigh.shape[1] // 2)), before - sigh.shape[1] + RATE // 10)
 
 
 def harmony(song: Song, tones: list[Tone], steps: int) -> list[Tone]:
@@ -141,11 +149,9 @@ def harmony(song: Song, tones: list[Tone], steps: int) -> list[Tone]:
     return moved
 
 
-def ready_made(song: Song, library: Library, rng: np.random.Generator) -> Audio | None:
+def ready_made(song: Song, library: Library, rng: np.random.Generator) -> Audio:
     """A recorded song of the Sinsy voice from a random place, at its own tempo."""
-    files = library.files(f"{SINSY}/songs")
-    if not files:
-        return None
+    files = recordings(library, "sinsy")
     audio = library.load(files[rng.integers(len(files))])
     samples = int(song.seconds * RATE)
     out = np.zeros((2, samples), np.float32)
@@ -186,32 +192,61 @@ def choir(song: Song, singer: Singer, library: Library, rng: np.random.Generator
     return out
 
 
-def render(song: Song, library: Library, style: str, rng: np.random.Generator) -> dict[str, Audio]:
+def render(song: Song, library: Library, style: str, voice: Voice, rng: np.random.Generator) -> dict[str, Audio]:
     """Lead, and often doubles, harmonies or backing."""
     if style == "shout":
         return {"vox-shout": shouts(song, library, rng)}
-    made = ready_made(song, library, rng) if style == "sung" and rng.random() < 0.1 else None
-    if made is not None:
-        return {"vox-lead": made}
-    singer = draw_singer(library, rng)
+    if voice.bank == "sinsy":
+        return {"vox-lead": ready_made(song, library, rng)}
+    singer = draw_singer(voice, rng)
+    if voice.quoted:
+        return quoted(song, singer, library, rng)
     if style == "rap":  # speech: a narrow range, slides, no vibrato
         singer = replace(singer, high=singer.low + 6, vibrato=0.0, loose=0.7, portamento_s=0.14)
     tones = melody(song, rng, singer.low, singer.high, fast=style == "rap", rest=0.65)
     silent = {name: rng.random() < chance for name, chance in (("intro", 0.8), ("break", 0.6), ("bridge", 0.4))}
     tones = [t for t in tones if not silent.get(song.section(t.beat).name)] or tones
-    layers = {"vox-lead": sing(song, tones, singer, library, rng)}
+    words = int(rng.integers(1 << 30))
+    layers = {"vox-lead": sing(song, tones, singer, library, rng, words=words)}
     chorus = [t for t in tones if song.section(t.beat).name == "chorus"]
+    backing = backing_singer(singer, library, rng)
     if chorus and rng.random() < 0.45:
-        layers["vox-double"] = sing(song, chorus, singer, library, rng) * np.float32(rng.uniform(0.3, 0.8))
+        double = sing(song, chorus, singer, library, rng, words=words)
+        layers["vox-double"] = double * np.float32(rng.uniform(0.3, 0.8))
     if chorus and rng.random() < 0.35:
-        other = draw_singer(library, rng) if rng.random() < 0.5 else singer
-        layers["bgvox-harmony"] = sing(
-            song, harmony(song, chorus, int(rng.choice([2, -2, 4, -3]))), other, library, rng
-        )
+        moved = harmony(song, chorus, int(rng.choice([2, -2, 4, -3])))
+        layers["bgvox-harmony"] = sing(song, moved, backing, library, rng, words=words)
     if rng.random() < 0.15:
-        layers["bgvox-aah"] = choir(song, draw_singer(library, rng), library, rng)
+        layers["bgvox-aah"] = choir(song, backing, library, rng)
     if rng.random() < 0.12:  # answers in the rests of the lead
         taken = {int(t.beat // 4) for t in tones}
         calls = [t for t in melody(song, rng, singer.low, singer.high, rest=0.6) if int(t.beat // 4) not in taken]
-        layers["bgvox-adlib"] = sing(song, calls, singer, library, rng)
+        layers["bgvox-adlib"] = sing(song, calls, singer, library, rng, words=words)
     return layers
+
+
+def backing_singer(lead: Singer, library: Library, rng: np.random.Generator) -> Singer:
+    """The lead singer again, or somebody else."""
+    others = [voice for voice in cast(library) if not voice.quoted]
+    return draw_singer(others[rng.integers(len(others))], rng) if others and rng.random() < 0.5 else lead
+
+
+def quoted(song: Song, singer: Singer, library: Library, rng: np.random.Generator) -> dict[str, Audio]:
+    """Phrases of a real singer as the lead, often doubled in the chorus, now and then with a second voice."""
+    names = sorted({s.name for s in song.sections if s.energy >= 0.5 or rng.random() < 0.5})
+    found = places(song, library, names, rng)
+    taken = [(beat, analysed(library, path)) for beat, path in found]
+    chorus = [(beat, source) for beat, source in taken if song.section(beat).name == "chorus"]
+    centre = (singer.low + singer.high) / 2
+
+    def part(chosen: list[tuple[float, Analysis]], up: int, formant: float) -> Audio:
+        return recite(song, chosen, centre + up, formant, rng)
+
+    layers = {"vox-lead": part(taken, 0, singer.formant)}
+    if chorus and rng.random() < 0.5:
+        layers["vox-double"] = part(chorus, 0, singer.formant * float(rng.uniform(0.97, 1.03)))
+    if chorus and rng.random() < 0.35:
+        up, tract = int(rng.choice([-5, 3, 4, 7])), float(rng.uniform(0.9, 1.1))
+        layers["bgvox-harmony"] = part(chorus, up, singer.formant * tract)
+    return {name: stereo(textured(audio[0], singer, rng)[None]) for name, audio in layers.items()}
+

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,49 @@ from scipy.signal import butter, sosfilt
 from scripts.synth import psola
 from scripts.synth.library import RATE, Library
 from scripts.synth.psola import Analysis
-from scripts.synth.speech import VOICES, spoken
+from scripts.synth.quotes import quotes
+from scripts.synth.speech import VOICES as SPOKEN
+from scripts.synth.speech import spoken
 
 BANKS = {"alys-high": ("singing/alys/A4", 69), "alys-low": ("singing/alys/C4", 60), "yuki": ("singing/yuki", 64)}
-CHANCE = {"alys-high": 0.28, "alys-low": 0.28, "yuki": 0.14, "rms": 0.12, "awb": 0.1, "slt": 0.08}
+QUOTED = {"evr": 54}  # leads of songs, cut into phrases, and the key around which they sing
 BREATHS = ("singing/alys/breaths", "singing/yuki")
+MEN = ("rms", "awb", "evr")  # their own bodies; the other banks are women's
+BODIES = {  # from whose recordings to what singer: semitones, and range of the formants' factor
+    ("woman", "woman"): (0, 0.92, 1.12),
+    ("woman", "child"): (3, 1.12, 1.22),
+    ("woman", "man"): (-9, 0.76, 0.88),
+    ("man", "man"): (-1, 0.88, 1.08),
+    ("man", "woman"): (8, 1.1, 1.24),
+}
+
+
+class Voice(NamedTuple):
+    """A bank of recordings, the body that sings, and whether whole phrases are kept as they were sung."""
+
+    bank: str
+    body: str
+    quoted: bool = False
+
+
+CAST = (
+    Voice("alys-high", "woman"),
+    Voice("alys-low", "woman"),
+    Voice("alys-low", "man"),
+    Voice("alys-high", "man"),
+    Voice("yuki", "woman"),
+    Voice("yuki", "man"),
+    Voice("yuki", "child"),
+    Voice("rms", "man"),
+    Voice("awb", "man"),
+    Voice("slt", "woman"),
+    Voice("rms", "woman"),
+    Voice("evr", "man"),
+    Voice("evr", "woman"),
+    Voice("evr", "man", quoted=True),
+    Voice("evr", "woman", quoted=True),
+    Voice("sinsy", "woman", quoted=True),
+)
 HISS = butter(1, 2500, "high", fs=RATE, output="sos")
 OCTAVE = butter(2, (3000, 8000), "band", fs=RATE, output="sos")
 AIR = butter(4, 7500, "high", fs=RATE, output="sos")
@@ -42,19 +81,20 @@ class Singer:
     dynamics: float  # how far the loudness moves within and between notes, 1 is usual
 
 
-def draw_singer(library: Library, rng: np.random.Generator) -> Singer:
-    """A voice of a random sort: women, children, men made by a longer tract, and readers turned singers."""
-    names = [b for b in CHANCE if (b in BANKS or library.flite) and not (library.permissive and b.startswith("alys"))]
-    chance = np.array([CHANCE[b] for b in names])
-    bank = str(rng.choice(names, p=chance / chance.sum()))
-    male = bank in ("alys-low", "yuki") and rng.random() < 0.5
-    home = BANKS[bank][1] if bank in BANKS else VOICES[bank]
-    centre = home + float(rng.normal(0, 2)) - (8 if male else 0)
-    formant = float(rng.uniform(0.76, 0.88) if male else rng.uniform(0.9, 1.18))
-    air = float(rng.uniform(0.3, 1.0)) if bank in VOICES else 0.0
+def cast(library: Library) -> tuple[Voice, ...]:
+    """The voices whose recordings are at hand (and may be used)."""
+    without = {"alys-high", "alys-low"} if library.permissive else set()
+    return tuple(voice for voice in CAST if voice.bank not in without and recordings(library, voice.bank))
+
+
+def draw_singer(voice: Voice, rng: np.random.Generator) -> Singer:
+    """A singer with this voice: range, vocal tract and habits by chance."""
+    home = {**{bank: key for bank, (_, key) in BANKS.items()}, **QUOTED, **SPOKEN}[voice.bank]
+    moved, shortest, longest = BODIES["man" if voice.bank in MEN else "woman", voice.body]
+    centre = home + moved + float(rng.normal(0, 2))
     return Singer(
-        bank=bank,
-        formant=formant,
+        bank=voice.bank,
+        formant=float(rng.uniform(shortest, longest)),
         low=int(centre - 7),
         high=int(centre + 6),
         vibrato=float(rng.uniform(0.05, 0.6)),
@@ -62,40 +102,40 @@ def draw_singer(library: Library, rng: np.random.Generator) -> Singer:
         portamento_s=float(rng.uniform(0.03, 0.12)),
         loose=float(rng.uniform(0.05, 0.25)),
         breath=float(rng.choice([0.0, rng.uniform(0.004, 0.04)])),
-        air=air,
+        air=float(rng.uniform(0.3, 1.0)) if voice.bank in SPOKEN else 0.0,
         dynamics=float(rng.uniform(0.5, 1.6)),
     )
 
 
 def recordings(library: Library, bank: str) -> list[Path]:
     """Files of a bank, without breaths."""
-    if bank in VOICES:
+    if bank in SPOKEN:
         return spoken(library, bank)
+    if bank in QUOTED:
+        return quotes(library)
+    if bank == "sinsy":
+        return library.files("singing/sinsy-nit-song070/songs")
     return [p for p in library.files(BANKS[bank][0]) if not p.stem.startswith("br")]
 
 
 @lru_cache(maxsize=96)
 def analysed(library: Library, path: Path) -> Analysis:
-    """The analysis of a recording, kept in the cache folder."""
+    """The analysis of a recording, always as it reads from the cache folder: who made it makes no difference."""
     stored = library.stored(path, ".psola.npz")
-    if stored.is_file():
-        with np.load(stored) as held:
-            return Analysis(
-                held["audio"].astype(np.float32) / 32768, held["marks"], held["periods"], held["voiced"], held["bounds"]
-            )
-    found = psola.analyse(library.load(path).mean(axis=0), 60.0 if path.parent.name in VOICES else 90.0)
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    temporary = stored.with_name(f".{stored.name}.{os.getpid()}.npz")
-    np.savez(
-        temporary,
-        audio=np.round(found.audio * 32767).astype(np.int16),
-        marks=found.marks,
-        periods=found.periods,
-        voiced=found.voiced,
-        bounds=found.bounds,
-    )
-    temporary.replace(stored)
-    return found
+    if not stored.is_file():
+        lowest_hz = 60.0 if path.parent.name in SPOKEN else 90.0
+        _store(stored, psola.analyse(library.load(path).mean(axis=0), lowest_hz))
+    with np.load(stored) as held:
+        audio = held["audio"].astype(np.float32) / 32768
+        return Analysis(audio, held["marks"], held["periods"], held["voiced"], held["bounds"])
+
+
+def _store(path: Path, found: Analysis) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    pcm = np.round(found.audio * 32767).astype(np.int16)
+    np.savez(temporary, **{**vars(found), "audio": pcm})
+    temporary.replace(path)
 
 
 def textured(voice: NDArray[np.float32], singer: Singer, rng: np.random.Generator) -> NDArray[np.float32]:
