@@ -86,3 +86,14 @@ def made_by_ffmpeg(path: Path, audio: Tensor, rate: int, *options: object) -> Pa
     ffmpeg("-i", raw, *options, path)
     raw.unlink()
     return path
+
+
+def endless(path: Path, sample_rate: int) -> Path:
+    """Five hours of silence that take no room on the disk: work that is surely interrupted in the middle."""
+    size = 2 * 5 * 3600 * sample_rate
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE",
+                         b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b"data", size)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + size)
+    return path

@@ -23,11 +23,18 @@ from click.testing import CliRunner, Result
 from separator.audio import StemWriter
 from separator.cli import program
 from separator.errors import AudioError
+from tests.audiofiles import endless
 
 STEMS = ["vocals", "drums", "bass", "other"]
 BATCH = {"manifest.jsonl", ".manifest.jsonl.lock"}  # beside the stems of more than one song
 RATE = 8000
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hence one worker: songs end in their order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -435,17 +442,6 @@ def test_a_model_of_another_architecture(run: Run, tmp_path: Path, tiny_model: P
 # --- interrupts ------------------------------------------------------------------------------------------------------
 
 
-def endless(path: Path) -> Path:
-    """Hours of silence that take no room on the disk: a run that is surely interrupted in the middle."""
-    frames = 5 * 3600 * RATE
-    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * frames, b"WAVE",
-                         b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", 2 * frames)
-    with path.open("wb") as file:
-        file.write(header)
-        file.truncate(len(header) + 2 * frames)
-    return path
-
-
 def heed_signals() -> None:
     """A job in the background starts with SIGINT ignored, and so would all that it starts."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -455,7 +451,7 @@ def heed_signals() -> None:
 @contextlib.contextmanager
 def in_the_middle(tmp_path: Path, model: Path) -> Iterator[subprocess.Popen[str]]:
     """A `sepctl split` of two songs that has finished the first and is in the second."""
-    songs = [noise(tmp_path / "first.wav"), endless(tmp_path / "second.wav")]
+    songs = [noise(tmp_path / "first.wav"), endless(tmp_path / "second.wav", RATE)]
     command = [sys.executable, "-m", "separator", "split", *map(str, songs), "-m", str(model), "--duration", "10000"]
     process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                preexec_fn=heed_signals)
@@ -505,7 +501,7 @@ def test_a_kill_in_the_middle_is_swept_up_by_the_next_run(tmp_path: Path, tiny_m
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
 def test_real_pipes_and_a_reader_that_leaves(tmp_path: Path, tiny_model: Path) -> None:
     """Through real pipes, which cannot seek; and `| head -c 1000` ends the run without noise."""
-    song = endless(tmp_path / "song.wav")
+    song = endless(tmp_path / "song.wav", RATE)
     command = (f'cat "{song}" | "{sys.executable}" -m separator split - -o - --stems vocals -q -m "{tiny_model}"'
                f' 2> "{tmp_path}/stderr" | head -c 1000')
     done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[1]}}"], capture_output=True, check=False)

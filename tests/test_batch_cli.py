@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -24,12 +23,19 @@ from click.testing import CliRunner, Result
 
 from separator.batch.manifest import open_manifest
 from separator.cli import program
+from tests.audiofiles import endless
 
 DOCS = Path(__file__).parents[1] / "docs"
 DOCUMENT = (DOCS / "batch.md").read_text(encoding="utf-8")
 RATE = 8000
 STEMS = ["vocals", "drums", "bass", "other"]
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hence one worker unless a test asks for more: songs end in their order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -113,9 +119,8 @@ def test_measured_warnings_are_recorded(run: Run, tmp_path: Path) -> None:
     assert "clipped" in loud["warnings"] and sum(output["clipped"] for output in loud["outputs"].values()) > 0
 
 
-def test_jobs_do_not_change_a_bit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_do_not_change_a_bit(run: Run, tmp_path: Path) -> None:
     """With as many threads for each worker."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     names = [noise(tmp_path / f"{number}.wav", 0.3 + number / 10).name for number in range(4)]
     assert run(*names, "-o", "one").exit_code == 0
     listed = "\n".join(names).encode()
@@ -329,17 +334,6 @@ def test_a_terminal_sees_songs_and_hours(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
-def endless(path: Path) -> Path:
-    """Hours of silence that take no room on the disk."""
-    frames = 5 * 3600 * RATE
-    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * frames, b"WAVE",
-                         b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", 2 * frames)
-    with path.open("wb") as file:
-        file.write(header)
-        file.truncate(len(header) + 2 * frames)
-    return path
-
-
 @contextlib.contextmanager
 def working(tmp_path: Path, model: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A `sepctl split` that is at the second of its songs."""
@@ -362,7 +356,7 @@ def working(tmp_path: Path, model: Path, *arguments: str) -> Iterator[subprocess
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_one_interrupt_finishes_the_song_in_work(tmp_path: Path, tiny_model: Path) -> None:
     noise(tmp_path / "first.wav")
-    endless(tmp_path / "second.wav")
+    endless(tmp_path / "second.wav", RATE)
     noise(tmp_path / "third.wav")
     with working(tmp_path, tiny_model, "first.wav", "second.wav", "third.wav", "--duration", "600") as process:
         process.send_signal(signal.SIGINT)
@@ -381,7 +375,7 @@ def test_one_interrupt_finishes_the_song_in_work(tmp_path: Path, tiny_model: Pat
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_song_that_takes_too_long_is_given_up_and_leaves_nothing(tmp_path: Path, tiny_model: Path) -> None:
     noise(tmp_path / "first.wav")
-    endless(tmp_path / "second.wav")
+    endless(tmp_path / "second.wav", RATE)
     noise(tmp_path / "third.wav")
     done = subprocess.run([sys.executable, "-m", "separator", "split", "-m", str(tiny_model), "first.wav", "second.wav",
                            "third.wav", "--timeout", "8", "--retries", "0", "--json"], cwd=tmp_path, text=True,
@@ -401,7 +395,7 @@ def test_a_song_that_takes_too_long_is_given_up_and_leaves_nothing(tmp_path: Pat
 def test_a_worker_that_is_killed_costs_its_song_one_attempt(tmp_path: Path, tiny_model: Path) -> None:
     """As by the system when memory runs out; the song is split on the second attempt."""
     noise(tmp_path / "first.wav")
-    endless(tmp_path / "second.wav")
+    endless(tmp_path / "second.wav", RATE)
     with working(tmp_path, tiny_model, "first.wav", "second.wav", "--duration", "300", "--json") as process:
         part = next(tmp_path.glob("stems/second/.*.part"))
         os.kill(int(part.name.removesuffix(".part").rpartition("-")[2]), signal.SIGKILL)
