@@ -16,6 +16,12 @@ def _seed() -> None:
 
 
 @pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hence one worker, unless a test asks for more: songs end in their order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
 def write_wav() -> Callable[..., Path]:
     """Writes `[C, T]` as a 16-bit WAV, by the standard library: a road of its own, not ours."""
 

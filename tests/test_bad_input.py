@@ -25,16 +25,11 @@ from separator.cli import program
 from separator.errors import AudioError
 from tests.audiofiles import endless
 
+pytestmark = pytest.mark.usefixtures("one_core")
 STEMS = ["vocals", "drums", "bass", "other"]
 BATCH = {"manifest.jsonl", ".manifest.jsonl.lock"}  # beside the stems of more than one song
 RATE = 8000
 Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hence one worker: songs end in their order."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -27,15 +27,10 @@ from tests.audiofiles import endless
 
 DOCS = Path(__file__).parents[1] / "docs"
 DOCUMENT = (DOCS / "batch.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.usefixtures("one_core")
 RATE = 8000
 STEMS = ["vocals", "drums", "bass", "other"]
 Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hence one worker unless a test asks for more: songs end in their order."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ from separator.jobs import Job, outputs
 from separator.modelfile import file_sha256, read_card
 from separator.remote import Url, _time_s, path_of
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 @pytest.fixture
 def store() -> Iterator[MemoryFileSystem]:

@@ -24,6 +24,7 @@ from separator.audio import read_tags
 from separator.cli import program
 from separator.modelfile import file_sha256
 
+pytestmark = pytest.mark.usefixtures("one_core")
 STEMS = ["vocals", "drums", "bass", "other"]
 BATCH = {"manifest.jsonl", ".manifest.jsonl.lock"}  # beside the stems of more than one song
 RATE = 8000
