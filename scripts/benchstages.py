@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from separator.dsp.stft import in_blocks
 from separator.separate import Separator
 
 
@@ -36,10 +37,13 @@ def measure(model: str, threads: int, segments: int, precision: Any, device: str
 
     spectra = stage("STFT (of two)", lambda: [separator._stft(mix) for mix in mixes])
     heard = stage("layers up to the last", lambda: separator._estimator.hear(spectra, separator._wanted))
-    masks = stage("masks", lambda: [separator._estimator.masks(item, separator._wanted, frames) for item in heard])
-    stems = stage("masking, Wiener filter, sharing", lambda: [
-        list(separator._stems(spectrum[..., frames], mask)) for spectrum, mask in zip(spectra, masks, strict=True)])
-    stage("inverse STFT", lambda: [separator._stft.inverse_part(stem, kept, length) for item in stems for stem in item])
+    stage("masks alone", lambda: [separator._estimator.masks(item, separator._wanted, frames) for item in heard])
+    stage("masks, masking, Wiener filter, sharing", lambda: [
+        [list(stem) for stem in separator._stems(spectrum[..., frames], item, frames)]
+        for spectrum, item in zip(spectra, heard, strict=True)])
+    stage("inverse STFT", lambda: [
+        separator._stft.inverse_part(in_blocks(spectrum[..., frames]), kept, length)
+        for spectrum in spectra for _ in separator._wanted])
     group = [(mix, kept) for mix in mixes]
     stage("all together", lambda: [None for _ in separator._forward(group)])
     return rows

@@ -51,8 +51,8 @@ class ModelCard(Frozen):
     channels: PositiveInt = 2
     n_fft: PositiveInt = 4096           # samples; periodic Hann window
     hop: PositiveInt = 1024             # samples
-    segment_s: PositiveFloat = 15.0     # audio that passes the network at once: memory grows with it
-    context_s: PositiveFloat = 1.5      # of it, heard but not used at each inner edge
+    segment_s: PositiveFloat = 12.0     # audio that passes the network at once: memory grows with it
+    context_s: PositiveFloat = 1.0      # of it, heard but not used at each inner edge
     fade_s: PositiveFloat = 0.1         # linear cross-fade between neighbouring segments
     wiener: int = Field(default=0, ge=0)  # EM iterations of the multichannel Wiener filter; 0: masks only
     complete: bool = True               # the stems together are the whole mix

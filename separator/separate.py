@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from separator.card import ModelCard
 from separator.dsp.rate import resample
 from separator.dsp.segments import cut, join
-from separator.dsp.stft import Stft
+from separator.dsp.stft import Stft, in_blocks
 from separator.dsp.wiener import filter_masks, share_masks
 from separator.errors import AudioError, ModelError, ResourceError, UsageError
+from separator.heap import keep_freed_memory
 from separator.listening import Listened, check_audio, check_rate
 from separator.models import prepare
+from separator.models.estimator import EVERY
 from separator.models.precision import DTYPES, Precision, resolve
 
 log = logging.getLogger(__name__)
@@ -88,12 +90,17 @@ class Separator:
     def load(cls, name_or_path: str | Path, **options: Any) -> Separator:
         """The separator of an installed model, or of a model file; `options` are those of the constructor.
 
+        On a CPU the process keeps, from now on, memory that it frees (`keep_freed_memory`): a third of the time.
+
         Raises ModelError where there is no such model, or its file is damaged.
         """
         from separator import modelfile, registry
 
         card, estimator = modelfile.load(registry.resolve(name_or_path))
-        return cls(card, estimator, **options)
+        separator = cls(card, estimator, **options)
+        if separator.device.type == "cpu":
+            keep_freed_memory()
+        return separator
 
     def separate(self, audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
         """Split a song `[C, T]` in memory into its stems, each `[C, T]`. Options and errors as for `stream`."""
@@ -153,9 +160,8 @@ class Separator:
         """The samples kept of one mix `[C, T]`: `[S, C, n]`."""
         length = mix.shape[-1]
         frames = self._stft.frames_of(samples, length)
-        masks = self._estimator.masks(heard, self._wanted, frames)              # [S, C, K, t]
-        spectra = self._stems(self._stft(mix)[..., frames], masks)
         stems = mix.new_empty(len(self._wanted), len(mix), samples.stop - samples.start)
+        spectra = self._stems(self._stft(mix)[..., frames], heard, frames)
         for stem, spectrum in zip(stems, spectra, strict=True):
             stem.copy_(self._stft.inverse_part(spectrum, samples, length))
         if not all(bool(extreme.isfinite()) for extreme in stems.aminmax()):    # NaN, if any, is both extremes
@@ -163,24 +169,45 @@ class Separator:
                              hint="the model file may come from a training that diverged")
         return stems
 
-    def _stems(self, mix: Tensor, masks: Tensor) -> Iterator[Tensor]:
-        """One mix `[C, F, T]` and its masks `[S, C, K, T]` -> the stems wanted, `[C, F, T]` each."""
+    def _stems(self, mix: Tensor, heard: Tensor, frames: slice) -> Iterator[Iterable[Tensor]]:
+        """Frames of one mix `[C, F, t]` -> each stem wanted, in blocks `[C, F, any]` of frames."""
         exact = self.exact_sum and self._whole
-        if self.wiener:         # the filter needs something to tell the stems from: all the others, or what is left
-            masks = self._per_bin(masks)
-            known = masks if self._whole else torch.cat([masks, 1 - masks.sum(dim=0, keepdim=True)])
-            yield from filter_masks(mix, known, self.wiener, exact=exact)[: len(masks)]
+        if self.wiener:
+            spectra = filter_masks(mix, self._known(heard, frames), self.wiener, exact=exact)
+            yield from map(in_blocks, spectra[: len(self._wanted)])
             return
+        masks = self._estimator.masks(heard, self._wanted, frames)
         for mask in share_masks(masks) if exact else masks:
-            yield mix * self._per_bin(mask)
+            yield map(self._masked, in_blocks(mix), in_blocks(mask))
 
-    def _per_bin(self, masks: Tensor) -> Tensor:
+    def _known(self, heard: Tensor, frames: slice) -> Callable[[slice], Tensor]:
+        """A function from bins to their masks `[S, C, f, t]`, for the Wiener filter.
+
+        It needs something to tell the stems from: all the others, or what is left.
+        """
+        bands = self._estimator.bands
+        of_bands = None if bands is None else self._estimator.masks(heard, self._wanted, frames)
+
+        def known(bins: slice) -> Tensor:
+            if of_bands is None:
+                masks = self._estimator.masks(heard, self._wanted, frames, bins)
+            else:
+                masks = self._per_bin(of_bands, bins)
+            return masks if self._whole else torch.cat([masks, 1 - masks.sum(dim=0, keepdim=True)])
+
+        return known
+
+    def _masked(self, mix: Tensor, mask: Tensor) -> Tensor:
+        """Mix `[C, F, T]` times mask `[C, K, T]`; both complex, for a product of the two kinds is far slower."""
+        return self._per_bin(mask.to(mix.dtype)) * mix
+
+    def _per_bin(self, masks: Tensor, bins: slice = EVERY) -> Tensor:
         """Masks `[..., K, T]`, one value per band -> one per bin, `[..., F, T]`."""
         bands = self._estimator.bands
         if bands is None:
             return masks
         rows = masks.mT                                                         # as fancy indexing, three times faster
-        return rows.gather(-1, bands.expand(*rows.shape[:-1], -1)).mT
+        return rows.gather(-1, bands[bins].expand(*rows.shape[:-1], -1)).mT
 
     def _run(self, mixes: Iterable[Tensor]) -> Iterator[Tensor]:
         """Segments `[C, T]` -> the part of their stems that is used, `[S, C, n]`.

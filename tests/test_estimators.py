@@ -54,6 +54,8 @@ def test_prepared_networks_give_the_masks_of_the_trained_ones(
         for item in range(2):
             for frames in (slice(0, 50), slice(7, 30)):
                 masks = estimator.masks(heard[item], stems, frames)
+                some = estimator.masks(heard[item], stems, frames, slice(3, 20))
+                assert decibels(some - masks[:, :, 3:20], masks[:, :, 3:20]) < -40      # products of other sizes
                 if estimator.bands is not None:
                     masks = masks[..., estimator.bands, :]
                 wanted = expected[item][..., frames]
@@ -79,6 +81,18 @@ def test_half_precision_stays_far_below_the_stems(spec: UmxSpec | TrunkSpec, wie
     for stem in STEMS:
         assert -100 < decibels(half[stem] - exact[stem], exact[stem]) < -26
     torch.testing.assert_close(torch.stack(list(half.values())).sum(0), audio, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("spec", [UMX, TRUNK])
+def test_the_wiener_filter_may_ask_for_a_few_bins_at_a_time(
+    spec: UmxSpec | TrunkSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, network = make(spec, sample_rate=8000, segment_s=1, context_s=0.1, fade_s=0.05)
+    separator, audio = Separator(card, network, wiener=1, precision="fp32"), 0.2 * torch.randn(2, 9000)
+    whole = separator.separate(audio, 8000)
+    monkeypatch.setattr("separator.dsp.wiener.WIDE", 50)
+    for stem, parts in separator.separate(audio, 8000).items():
+        torch.testing.assert_close(parts, whole[stem], rtol=0, atol=1e-5)
 
 
 def test_auto_is_what_the_processor_multiplies_natively(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "separator"
 LAYERS = (
     ("separator.errors", 0),
     ("separator.card", 1), ("separator.dsp", 1), ("separator.naming", 1), ("separator.atomic", 1),
-    ("separator.remote", 1), ("separator.listening", 1), ("separator.memory", 1),
+    ("separator.remote", 1), ("separator.listening", 1), ("separator.heap", 1), ("separator.memory", 1),
     ("separator.parallel", 1), ("separator.failures", 1),
     ("separator.audio", 2), ("separator.models", 2),
     ("separator.modelfile", 3), ("separator.umxfiles", 3), ("separator.download", 3), ("separator.registry", 3),

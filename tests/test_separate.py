@@ -537,6 +537,19 @@ def test_loads_a_model_file(tmp_path: Path) -> None:
     assert torch.equal(run(loaded, x), run(Separator(described, network, stems=["bass"]), x))
 
 
+def test_a_loaded_separator_on_the_processor_keeps_freed_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("separator.separate.keep_freed_memory", lambda: asked.append(1))
+    described = card(spec=UmxSpec(hidden=8, layers=1, kept_bins=99))
+    modelfile.save(tmp_path / "tiny.safetensors", described, build(described))
+    Separator(described, build(described))                  # of a network of one's own: the process is not ours
+    assert not asked
+    Separator.load(tmp_path / "tiny.safetensors")
+    assert asked
+
+
 def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         Separator.load(tmp_path / "none.safetensors")

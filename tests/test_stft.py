@@ -16,7 +16,7 @@ def test_forward_equals_torch(n_fft: int, hop: int, length: int) -> None:
     x = torch.randn(2, n_fft // 2 + 2 + length)
     window = torch.hann_window(n_fft)
     expected = torch.stft(x, n_fft, hop, window=window, return_complex=True)
-    torch.testing.assert_close(Stft(n_fft, hop)(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(Stft(n_fft, hop)(x), expected, rtol=0, atol=5e-6)     # frames in other groups: last bits
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), SIZES)
@@ -80,7 +80,9 @@ def test_a_part_is_made_of_its_own_frames_alone(samples: tuple[int, int], bins_f
     frames = stft.frames_of(wanted, 1000)
     part = spectrum[..., frames]
     part = part.contiguous() if bins_first else part
-    torch.testing.assert_close(stft.inverse_part(part, wanted, 1000), whole[:, wanted], rtol=0, atol=1e-6)
+    for size in (1, 7, 1000):
+        made = stft.inverse_part(part.split(size, dim=-1), wanted, 1000)
+        torch.testing.assert_close(made, whole[:, wanted], rtol=0, atol=1e-6)
     for edge in {frames.start, frames.stop - 1}:
         changed = spectrum.clone()
         changed[..., edge] = 0

@@ -6,9 +6,12 @@ one bin, and its products small matrices per bin times long rows of frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+WIDE = 256          # bins that a network answers for at once on a CPU: enough for fast products
 CPU_BINS = 32       # bins filtered at once on a CPU: the work stays in its cache, and memory small
 
 
@@ -25,31 +28,43 @@ def share_masks(masks: Tensor) -> Tensor:
     Shape: masks `[..., S, C, F, T]`, real -> new masks of the same shape.
     """
     power = masks.square()
-    total = power.sum(dim=-4, keepdim=True)
+    total = _sum_stems(power)
     share = torch.where(total > 0, power / total, 1 / masks.shape[-4])
-    return torch.addcmul(masks, 1 - masks.sum(dim=-4, keepdim=True), share)
+    return torch.addcmul(masks, 1 - _sum_stems(masks), share)
 
 
-def filter_masks(mix: Tensor, masks: Tensor, iterations: int = 1, *, exact: bool = False, eps: float = 1e-10) -> Tensor:
+def _sum_stems(values: Tensor) -> Tensor:
+    """`[..., S, C, F, T]` -> `[..., 1, C, F, T]`; unlike `sum` it keeps the order in memory, whatever that is."""
+    first, *others = values.unbind(-4)
+    return sum(others, first).unsqueeze(-4)
+
+
+def filter_masks(
+    mix: Tensor, masks: Callable[[slice], Tensor], iterations: int = 1, *, exact: bool = False, eps: float = 1e-10
+) -> Tensor:
     """As `refine` of the masked mix, without ever making it: the first estimates are real multiples of the mix.
 
     exact: make the stems sum to the mix. What the filter leaves to nobody, sqrt(eps) C^-1 x, is given out in proportion
         to the stems' power densities, an isotropic addition to their spatial covariances.
 
-    Shape: mix `[C, F, T]`, complex, masks `[S, C, F, T]`, real -> stems `[S, C, F, T]`, frames contiguous. Fastest
-    where frames are contiguous in the masks too.
+    Shape: mix `[C, F, T]`, complex; `masks` is asked for `WIDE` bins at a time, so that not all need be there at once,
+    `[S, C, f, T]`, real -> stems `[S, C, F, T]`, frames contiguous. Fastest where frames are contiguous in the masks.
     """
     scale = _scale(mix)
-    stems = torch.empty(masks.shape, dtype=mix.dtype, device=mix.device)
-    for bins in _bins(mix):
-        x = mix[:, bins].movedim(-2, 0).contiguous() * (1 / scale)              # [F, C, T]
-        power, space = _power_of_masks(x, masks[:, :, bins].movedim(-2, 0), eps)
-        for _ in range(iterations - 1):
-            power, space = _power(_filter(x, power, space, eps), eps)
-        y = _filter(x, power, space, eps)                                       # [F, S, C, T]
-        if exact:
-            y += (x - y.sum(dim=1))[:, None] * _shares(power)[:, :, None].to(x.dtype)
-        torch.mul(y, scale, out=stems[:, :, bins].movedim(-2, 0))
+    first, *others = _slices(mix, WIDE)
+    given = masks(first)
+    stems = torch.empty(len(given), *mix.shape, dtype=mix.dtype, device=mix.device)
+    for wide in (first, *others):
+        given = given if wide is first else masks(wide)
+        for bins in _slices(given, CPU_BINS):
+            x = mix[:, wide][:, bins].movedim(-2, 0).contiguous() * (1 / scale)         # [F, C, T]
+            power, space = _power_of_masks(x, given[:, :, bins].movedim(-2, 0), eps)
+            for _ in range(iterations - 1):
+                power, space = _power(_filter(x, power, space, eps), eps)
+            y = _filter(x, power, space, eps)                                           # [F, S, C, T]
+            if exact:
+                y += (x - y.sum(dim=1))[:, None] * _shares(power)[:, :, None].to(x.dtype)
+            torch.mul(y, scale, out=stems[:, :, wide][:, :, bins].movedim(-2, 0))
     return stems
 
 
@@ -73,7 +88,7 @@ def refine(mix: Tensor, stems: Tensor, iterations: int = 1, eps: float = 1e-10) 
         return torch.stack([refine(m, s, iterations, eps) for m, s in zip(mix, stems, strict=True)])
     scale = _scale(mix)
     refined = torch.empty(stems.shape, dtype=stems.dtype, device=stems.device)
-    for bins in _bins(mix):
+    for bins in _slices(mix, CPU_BINS):
         x = mix[:, bins].movedim(-2, 0).contiguous() * (1 / scale)              # [F, C, T]
         y = stems[:, :, bins].movedim(-2, 0).contiguous() * (1 / scale)         # [F, S, C, T]
         for _ in range(iterations):
@@ -86,10 +101,11 @@ def _scale(mix: Tensor) -> Tensor:
     return ((mix * mix.conj()).real.max().sqrt() / 10).clamp(min=1)
 
 
-def _bins(mix: Tensor) -> list[slice]:
-    bins = mix.shape[-2]
-    step = CPU_BINS if mix.device.type == "cpu" else bins
-    return [slice(low, low + step) for low in range(0, bins, step)]
+def _slices(spectrum: Tensor, step: int) -> list[slice]:
+    """All bins of `[..., F, T]`, as many at a time on a CPU; elsewhere at once."""
+    bins = spectrum.shape[-2]
+    step = step if spectrum.device.type == "cpu" else bins
+    return [slice(low, min(low + step, bins)) for low in range(0, bins, step)]
 
 
 def _power_of_masks(x: Tensor, masks: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+EVERY = slice(None)
+
 
 class Estimator(Protocol):
     """A network prepared for inference, by `separator.models.prepare`."""
@@ -26,8 +28,11 @@ class Estimator(Protocol):
         One mix after the other is asked for and forgotten. Raises UsageError for an unknown stem.
         """
 
-    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
-        """One item of what `hear` gave -> masks `[S, C, K, t]`, real, float32 or wider, at these frames."""
+    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice, bins: slice = EVERY) -> Tensor:
+        """One item of what `hear` gave -> masks `[S, C, K, t]`, real, float32 or wider, at these frames.
+
+        Where K is F, those of some bins alone can be had: all are the largest tensor there is.
+        """
 
 
 class Plain:
@@ -42,5 +47,5 @@ class Plain:
         heard: Tensor = self.network(torch.stack(list(mixes)), stems)
         return heard
 
-    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
-        return heard[..., frames]
+    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice, bins: slice = EVERY) -> Tensor:
+        return heard[..., bins, frames]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from separator.card import ModelCard, TrunkSpec
+from separator.models.estimator import EVERY
 
 
 def band_edges(bins: int, fine_bins: int, bands: int) -> list[int]:
@@ -161,5 +162,5 @@ class TrunkEstimator:
         features = torch.cat([self.network.features(_power(mix[None])) for mix in mixes])
         return self._layers.trunk(self.network.normalised(features).to(self.dtype))
 
-    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
-        return self._layers.answer(heard[None, frames], stems)[0].float().mT
+    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice, bins: slice = EVERY) -> Tensor:
+        return self._layers.answer(heard[None, frames], stems)[0].float().mT[..., bins, :]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from separator.card import ModelCard, UmxSpec
 from separator.errors import ModelError, UsageError
+from separator.models.estimator import EVERY
 
 
 class UmxNetwork(nn.Module):
@@ -116,13 +117,13 @@ class FoldedUmx:
         del magnitudes
         return torch.stack([self._folded[stem].hear(x) for stem in stems]).permute(2, 0, 1, 3)
 
-    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice) -> Tensor:
-        one, *others = (self._folded[stem] for stem in stems)
+    def masks(self, heard: Tensor, stems: Sequence[str], frames: slice, bins: slice = EVERY) -> Tensor:
         x = heard[:, frames]
-        masks = x.new_empty(len(stems), len(one.third[0]) // one.bins, one.bins, x.shape[1], dtype=torch.float32)
-        for each, hidden, out in zip((one, *others), x, masks, strict=True):
-            each.masks(hidden, out.flatten(0, 1))
-        return masks                                                             # [S, C, F, t]
+        channels, count = self._folded[stems[0]].third[1][:, bins].shape[:2]
+        masks = x.new_empty(len(stems), channels, count, x.shape[1], dtype=torch.float32)
+        for stem, hidden, out in zip(stems, x, masks, strict=True):
+            self._folded[stem].masks(hidden, bins, out)
+        return masks                                                             # [S, C, f, t]
 
 
 class _Folded:
@@ -140,7 +141,8 @@ class _Folded:
             channels = network.fc3.out_features // self.bins
             weight, bias = _normalised(network.fc3.weight, None, network.bn3, torch.float32)
             scale, mean = network.output_scale.repeat(channels), network.output_mean.repeat(channels)
-            self.third = (weight * scale[:, None]).to(dtype), (bias * scale + mean)[:, None]
+            self.third = ((weight * scale[:, None]).to(dtype).unflatten(0, (channels, -1)),     # [C, F, H]
+                          (bias * scale + mean).view(channels, -1, 1))                           # [C, F, 1]
             self.lstm = _inference_lstm(network.lstm, dtype)
 
     def hear(self, x: Tensor) -> Tensor:
@@ -150,10 +152,10 @@ class _Folded:
         heard: Tensor = torch.relu_(F.linear(torch.cat([x, context], dim=-1), *self.second))
         return heard
 
-    def masks(self, x: Tensor, out: Tensor) -> None:
-        """`[T, H]` -> `[C * F, T]`, written to `out`."""
-        weight, bias = self.third
-        torch.add(weight @ x.T, bias, out=out).relu_()
+    def masks(self, x: Tensor, bins: slice, out: Tensor) -> None:
+        """`[T, H]` -> masks of these bins `[C, f, T]`, written to `out`."""
+        for weight, bias, channel in zip(*(each[:, bins] for each in self.third), out, strict=True):
+            torch.add(weight @ x.T, bias, out=channel).relu_()
 
 
 def _normalised(
