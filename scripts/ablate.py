@@ -1,6 +1,6 @@
 """Equal short trainings, one choice changed at a time, and a table that says which choice is better.
 
-    python -m scripts.ablate configs/ablations.yaml --out docs/ablations.json
+    python -m scripts.ablate scripts/ablations.yaml --out docs/ablations.json
 
 The plan names a configuration, what all runs share, the seeds, folders of songs to score, and the variants; each change
 is written as for `sepctl train --set`:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import wave
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _heed_interrupts() -> None:
+    """A job in the background starts with SIGINT ignored, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
