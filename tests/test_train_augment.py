@@ -121,7 +121,7 @@ def test_noise_has_its_level_its_slope_and_independent_channels():
 
 @pytest.mark.parametrize("wrong", [
     {"gain": {"low": 2, "high": 1}}, {"gain": {"low": -1, "scale": "linear"}}, {"swap": 2}, {"reverb": {"low_s": 3}},
-    {"band": {"low_hz": 20}},
+    {"band": {"low_hz": 20}}, {"band": {"low_hz": 4000}},
     {"speed": {"low": 0}}, {"width": {"low": -1}}, {"pan_db": 3},
 ])
 def test_settings_that_cannot_be_are_refused(wrong):

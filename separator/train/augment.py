@@ -77,6 +77,12 @@ class Band(Frozen):
     low_hz: float = Field(default=300.0, gt=LOWEST_HZ)  # a telephone's
     high_hz: PositiveFloat = 3400.0
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Band:
+        if not self.low_hz < self.high_hz:
+            raise ValueError(f"low_hz {self.low_hz} must be below high_hz {self.high_hz}: nothing would be left")
+        return self
+
 
 class Noise(Change):
     """A floor of stationary noise, in dB relative to the power of the mix: tape, preamplifiers, rooms.
