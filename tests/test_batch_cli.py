@@ -274,7 +274,7 @@ def test_the_manifest_is_as_documented(run: Run, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
 def test_the_session_in_the_document_is_what_one_sees(tmp_path: Path, tiny_model: Path) -> None:
-    """Command by command; figures may differ."""
+    """Command by command; figures may differ, and with more workers the order in which songs end."""
     noise(tmp_path / "music/LP/1.flac", 6.0)
     noise(tmp_path / "music/LP/2.flac", 6.0).rename(tmp_path / "music/LP/2.mp3")
     (tmp_path / "music/broken.mp3").write_bytes(b"no audio" * 99)
@@ -288,7 +288,7 @@ def test_the_session_in_the_document_is_what_one_sees(tmp_path: Path, tiny_model
         done = subprocess.run(["bash", "-c", f"exec 2>&1; {line}"], cwd=tmp_path, capture_output=True, text=True,
                               check=False)
         told = done.stdout.replace(str(tmp_path), "/home/me")
-        assert _masked(told) == _masked(wanted), told
+        assert sorted(_masked(told)) == sorted(_masked(wanted)), told
 
 
 def _masked(text: str) -> list[str]:
