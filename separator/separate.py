@@ -90,7 +90,7 @@ class Separator:
     def load(cls, name_or_path: str | Path, **options: Any) -> Separator:
         """The separator of an installed model, or of a model file; `options` are those of the constructor.
 
-        On a CPU the process keeps, from now on, memory that it frees (`keep_freed_memory`): a third of the time.
+        On a CPU the process keeps, from now on, memory that it frees (`keep_freed_memory`): a fifth of the time.
 
         Raises ModelError where there is no such model, or its file is damaged.
         """

@@ -18,7 +18,7 @@ from separator.batch.worker import Message, Work, serve
 from separator.parallel import few_threads
 
 MOST = 8                        # workers on processors that are started unasked
-WORKER_BYTES = 1_500_000_000    # of each: what was measured for the largest models, and half as much again
+WORKER_BYTES = 1_500_000_000    # of each: 1.1 GB were measured for the umxhq size, and a third more
 
 
 def processors() -> int:
