@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import subprocess
 import sys
 import time
@@ -190,3 +191,37 @@ def test_ignored_signals_stay_ignored(name: str) -> None:
     """As under nohup, and in the background of a shell script."""
     done = signalled(name, 2, "SIG_IGN")
     assert (done.returncode, done.stdout) == (0, "went on\ncleaned up\n")
+
+
+def ending(program: str) -> subprocess.CompletedProcess[str]:
+    """`run()` in a process of its own, on `sys.argv` and modules that the program has prepared."""
+    code = f"import atexit, sys\nfrom separator import cli\nsys.argv = ['sepctl', '--version']\n{program}\ncli.run()"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_command_ends_before_python_takes_itself_apart() -> None:
+    """What is registered before comes after, and is not reached; what comes later, as of a library, is."""
+    before = "atexit.register(print, 'apart')\n"
+    done = ending(before + "cli.Program.main = lambda *_, **__: (atexit.register(print, 'library'), sys.exit(3))")
+    assert (done.stdout, done.stderr, done.returncode) == ("library\n", "", 3)
+    assert ending(before).stdout == f"sepctl, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("sys.exit()", 0), ("sys.exit(0)", 0), ("sys.exit(130)", 130), ("sys.exit('why')", 1), ("1 / 0", 1)],
+)
+def test_it_ends_with_the_status_that_python_would_give(end: str, status: int) -> None:
+    done = ending(f"def main(self, **_):\n    {end}\ncli.Program.main = main")
+    assert done.returncode == status
+    assert ("ZeroDivisionError" in done.stderr) == (end == "1 / 0")
+    assert ("why" in done.stderr) == ("why" in end)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_words_that_could_not_be_written_are_no_success() -> None:
+    code = "import sys; from separator import cli\ncli.Program.main = lambda *_, **__: (print('lost'), sys.exit(0))"
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code + "\ncli.run()"], stdout=full, env=buffered, check=False)
+    assert done.returncode == 120
