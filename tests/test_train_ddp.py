@@ -46,7 +46,12 @@ def test_two_processes_equal_one_with_two_lanes(tmp_path, monkeypatch, name):
     (tmp_path / "tiny.yaml").write_text(config.as_yaml())
     lanes = config.with_lanes(2)
     assert lanes.optim.micro_batches == 2
-    one = trained(lanes, tmp_path / "one")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes have: sums rounded in another order grow apart within six steps
+    try:
+        one = trained(lanes, tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
     done = torchrun(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["runs/tiny/tiny.safetensors"]  # the leader alone speaks
