@@ -30,3 +30,24 @@ def against_length(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def against_settings(rows: Sequence[Mapping[str, Any]], base: Mapping[str, Any], path: Path) -> None:
+    """Seconds against threads, segments in a batch, precision and stems asked for; all else as in `base`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    usual = {**base, "stems": "all"}
+    keys = ("threads", "batch", "precision", "stems")
+    figure, panels = plt.subplots(1, len(keys), figsize=(11, 3), constrained_layout=True, sharey=True)
+    for axes, key in zip(panels, keys, strict=True):
+        chosen = [row for row in rows if all(row[other] == usual[other] for other in keys if other != key)]
+        bars = axes.bar([str(row[key]) for row in chosen], [row["seconds"] for row in chosen], color="#4477aa")
+        axes.bar_label(bars, fmt="%.2g")
+        axes.set(xlabel={"batch": "segments in a batch", "stems": "stems asked for"}.get(key, key))
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="seconds in process")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from separator.dsp.stft import in_blocks
+from separator.dsp.wiener import WINDOW
 from separator.separate import Separator
 
 
@@ -17,11 +18,12 @@ def measure(model: str, threads: int, segments: int, precision: Any, device: str
     """Rows of `stage` and `seconds_per_minute` of song: the best of several runs, for what disturbs only adds."""
     torch.set_num_threads(threads)
     separator = Separator.load(model, precision=precision, device=device)
-    length, context = separator.length, (separator.overlap - separator.fade) // 2
-    kept = slice(context, length - context)
-    frames = separator._stft.frames_of(kept, length)
-    minutes = segments * (length - separator.overlap) / separator.card.sample_rate / 60
+    estimator, kept, hop = separator._estimator, separator.kept, separator.card.hop
+    frames = slice(separator.context, separator.context + kept)
+    length = separator._stft.samples(kept + 2 * separator.context)
+    minutes = segments * kept * hop / separator.card.sample_rate / 60
     mixes = list((0.1 * torch.randn(segments, separator.card.channels, length)).to(separator.device))
+    windows = [slice(first, min(first + WINDOW, frames.stop)) for first in range(frames.start, frames.stop, WINDOW)]
     rows: list[dict[str, Any]] = []
 
     def stage(name: str, work: Callable[[], Any]) -> Any:
@@ -35,16 +37,23 @@ def measure(model: str, threads: int, segments: int, precision: Any, device: str
         rows.append({"stage": name, "seconds_per_minute": round(best / minutes, 4)})
         return result
 
-    spectra = stage("STFT (of two)", lambda: [separator._stft(mix) for mix in mixes])
-    heard = stage("layers up to the last", lambda: separator._estimator.hear(spectra, separator._wanted))
-    stage("masks alone", lambda: [separator._estimator.masks(item, separator._wanted, frames) for item in heard])
-    stage("masks, masking, Wiener filter, sharing", lambda: [
-        [list(stem) for stem in separator._stems(spectrum[..., frames], item, frames)]
-        for spectrum, item in zip(spectra, heard, strict=True)])
-    stage("inverse STFT", lambda: [
-        separator._stft.inverse_part(in_blocks(spectrum[..., frames]), kept, length)
-        for spectrum in spectra for _ in separator._wanted])
-    group = [(mix, kept) for mix in mixes]
+    def every(work: Callable[[torch.Tensor, torch.Tensor, slice], Any]) -> None:
+        for spectrum, item in zip(spectra, heard, strict=True):
+            for window in windows:
+                work(spectrum[..., window], item, window)
+
+    def inverse(spectrum: torch.Tensor, *_: Any) -> None:
+        sums = spectrum.real.new_zeros(len(spectrum), separator._stft.samples(spectrum.shape[-1]))
+        for _stem in separator._wanted:
+            for first, block in in_blocks(spectrum):
+                separator._stft.overlap_add(sums, block, first)
+
+    spectra = stage("STFT (of two)", lambda: [separator._stft.analyse(mix) for mix in mixes])
+    heard = stage("layers up to the last", lambda: estimator.hear(spectra, separator._wanted))
+    stage("masks alone", lambda: every(lambda _, item, window: estimator.masks(item, separator._wanted, window)))
+    stage("masks, masking, Wiener filter, sharing", lambda: every(lambda *window: list(separator._spectra(*window))))
+    stage("inverse STFT", lambda: every(inverse))
+    group = [(mix, frames) for mix in mixes]
     stage("all together", lambda: [None for _ in separator._forward(group)])
     return rows
 

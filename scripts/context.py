@@ -32,14 +32,14 @@ def main() -> None:
     card, estimator = random_umxhq() if options.model is None else load(resolve(options.model))
     with AudioReader(options.song, duration_s=options.duration) as reader:
         song, sample_rate = torch.cat(list(reader), dim=-1), reader.sample_rate
-    whole_s = song.shape[-1] / sample_rate + 2 * card.context_s + card.fade_s + 1
+    whole_s = song.shape[-1] / sample_rate + 2 * card.context_s + 1
     whole, seconds = run(card, estimator, song, sample_rate, options, segment_s=whole_s)
     print(f"{card.name}, {song.shape[-1] / sample_rate:.0f} s of {options.song.name}, wiener {options.wiener}; "
           f"the whole at once took {seconds:.1f} s\n")
     print(f"| segment_s | context_s | {' | '.join(card.stems)} | seconds |")
     print(f"|{'---|' * (len(card.stems) + 3)}")
     for segment_s, context_s in itertools.product(options.segments, options.contexts):
-        if segment_s <= 2 * context_s + card.fade_s:
+        if segment_s <= 2 * context_s:
             continue
         stems, seconds = run(card, estimator, song, sample_rate, options, segment_s=segment_s, context_s=context_s)
         closeness = " | ".join(f"{ratio_db(*pair):.1f}" for pair in zip(whole, stems, strict=True))

@@ -51,9 +51,8 @@ class ModelCard(Frozen):
     channels: PositiveInt = 2
     n_fft: PositiveInt = 4096           # samples; periodic Hann window
     hop: PositiveInt = 1024             # samples
-    segment_s: PositiveFloat = 12.0     # audio that passes the network at once: memory grows with it
+    segment_s: PositiveFloat = 16.0     # audio that passes the network at once: memory grows with it
     context_s: PositiveFloat = 1.0      # of it, heard but not used at each inner edge
-    fade_s: PositiveFloat = 0.1         # linear cross-fade between neighbouring segments
     wiener: int = Field(default=0, ge=0)  # EM iterations of the multichannel Wiener filter; 0: masks only
     complete: bool = True               # the stems together are the whole mix
     residual: str | None = None         # the stem that receives what no stem claims (ultrasound, rounding)
@@ -72,8 +71,8 @@ class ModelCard(Frozen):
             raise ValueError(f"residual {self.residual!r} is not one of the stems {', '.join(self.stems)}")
         if self.n_fft % 2 or self.n_fft % self.hop or self.n_fft < 3 * self.hop:   # with 2 the song's end is lost
             raise ValueError(f"n_fft {self.n_fft} must be even, a multiple of hop {self.hop}, and at least 3 times it")
-        if self.segment_s <= 2 * self.context_s + self.fade_s:
-            raise ValueError("segment_s must exceed 2 * context_s + fade_s")
+        if self.segment_s <= 2 * self.context_s:
+            raise ValueError("segment_s must exceed 2 * context_s")
         return self
 
     @property

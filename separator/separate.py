@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from separator.card import ModelCard
 from separator.dsp.rate import resample
-from separator.dsp.segments import cut, join
+from separator.dsp.segments import Segment, Segments
 from separator.dsp.stft import Stft, in_blocks
-from separator.dsp.wiener import filter_masks, share_masks
+from separator.dsp.wiener import WINDOW, filter_masks, share_masks
 from separator.errors import AudioError, ModelError, ResourceError, UsageError
 from separator.heap import keep_freed_memory
 from separator.listening import Listened, check_audio, check_rate
@@ -34,8 +34,8 @@ class Separator:
     >>> separator = Separator.load("mini", stems=["vocals"], rest="no_vocals")      # doctest: +SKIP
     >>> separator.separate(audio, 44100)["no_vocals"]                               # doctest: +SKIP
 
-    `stems` are the outputs, in their order; `card` and `device` say with what and where. `length`, `overlap` and
-    `fade` are those of the segments, in samples at the model's rate.
+    `stems` are the outputs, in their order; `card` and `device` say with what and where. Of a segment, `kept` frames
+    are used, and `context` more are heard on either side.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Separator:
         self._estimator = prepare(estimator.eval().to(self.device), DTYPES[self.precision])
         self._network = estimator if self.device.type == "cuda" else None      # for when the card's memory runs out
         self._stft = Stft(card.n_fft, card.hop).to(self.device)
-        self.fade = round(card.fade_s * card.sample_rate)
-        self.overlap = 2 * round(card.context_s * card.sample_rate) + self.fade
-        hops = (round(card.segment_s * card.sample_rate) - self.overlap) // card.hop
-        self.length = self.overlap + max(hops, 1) * card.hop    # whole hops apart, segments share the song's frames
+        self.context = round(card.context_s * card.sample_rate / card.hop)
+        self.kept = max(round(card.segment_s * card.sample_rate / card.hop) - 2 * self.context, 1)
+        if self.wiener and self.kept > WINDOW:      # whole windows of the filter: the same ones for the whole song
+            self.kept -= self.kept % WINDOW
 
     @classmethod
     def load(cls, name_or_path: str | Path, **options: Any) -> Separator:
@@ -122,16 +122,20 @@ class Separator:
         than the model has, and for samples that are not numbers; ModelError where the network answers with such;
         ResourceError where not even one segment fits into memory.
         """
+        def narrowed(stems: Tensor) -> Tensor:
+            return stems if song.channels == self.card.channels else stems.mean(dim=-2, keepdim=True)
+
         check_rate(sample_rate)
         song = Listened()
         heard = resample(song.listen(blocks), sample_rate, self.card.sample_rate)
-        mixes = cut((self._widen(block) for block in heard), self.length, self.overlap)
-        stems = (self._narrow(segment, song.channels) for segment in self._run(mixes))
-        joined = join(stems, self.fade, self.fade)
+        segments = Segments(Stft(self.card.n_fft, self.card.hop), self.kept, self.context)
+        sums = self._run(segments.cut(self._widen(block) for block in heard))
+        joined = segments.join(map(narrowed, sums))
         for part in _pieces(resample(joined, self.card.sample_rate, sample_rate)):
             mix = song.take(part.shape[-1])
             if mix.shape[-1]:                                   # back from another rate there may be one sample more
                 yield self._complete(mix, part[..., : mix.shape[-1]])
+            del part
         mix = song.take(None)                                   # or one less
         if mix.shape[-1]:
             yield self._complete(mix, mix.new_zeros(len(self._wanted), *mix.shape))
@@ -141,44 +145,52 @@ class Separator:
 
         Every mix passes whole: memory grows with T. The result is on the separator's device.
         """
-        return torch.stack(list(self._forward([(each, slice(0, each.shape[-1])) for each in mix])))
+        songs = [Segments(self._stft, self._stft.frames(each.shape[-1])) for each in mix]
+        group = [segment for song, each in zip(songs, mix, strict=True) for segment in song.cut([each])]
+        return torch.stack([
+            torch.cat(list(song.join([sums])), dim=-1) for song, sums in zip(songs, self._forward(group), strict=True)
+        ])
 
-    def _forward(self, group: Sequence[tuple[Tensor, slice]]) -> Iterator[Tensor]:
-        """Mixes `[C, T]` of one length, each with the samples that are kept of it -> their stems `[S, C, n]`.
+    def _forward(self, group: Sequence[Segment]) -> Iterator[Tensor]:
+        """Segments of one length -> the sums of their stems' kept frames, `[S, C, n]`.
 
         The network hears all of them at once and then answers for one at a time, whose spectrum is made a second time:
         that costs little, and to keep them all would take more memory than everything else together.
         """
         mixes = [self._send(mix) for mix, _ in group]
         with torch.inference_mode():
-            heard = self._estimator.hear(map(self._stft, mixes), self._wanted)
-        for mix, state, (_, samples) in zip(mixes, heard, group, strict=True):
-            yield self._answer(mix, state, samples)
+            heard = self._estimator.hear(map(self._stft.analyse, mixes), self._wanted)
+        for mix, state, (_, frames) in zip(mixes, heard, group, strict=True):
+            yield self._answer(mix, state, frames)
 
-    @torch.inference_mode()
-    def _answer(self, mix: Tensor, heard: Tensor, samples: slice) -> Tensor:
-        """The samples kept of one mix `[C, T]`: `[S, C, n]`."""
-        length = mix.shape[-1]
-        frames = self._stft.frames_of(samples, length)
-        stems = mix.new_empty(len(self._wanted), len(mix), samples.stop - samples.start)
-        spectra = self._stems(self._stft(mix)[..., frames], heard, frames)
-        for stem, spectrum in zip(stems, spectra, strict=True):
-            stem.copy_(self._stft.inverse_part(spectrum, samples, length))
-        if not all(bool(extreme.isfinite()) for extreme in stems.aminmax()):    # NaN, if any, is both extremes
+    def _answer(self, mix: Tensor, heard: Tensor, frames: slice) -> Tensor:
+        """The sum of the frames kept of one segment `[C, T]`: `[S, C, n]`."""
+        samples = self._stft.samples(frames.stop - frames.start)
+        sums = mix.new_zeros(len(self._wanted), len(mix), samples)              # not in inference mode: others go on
+        with torch.inference_mode():
+            kept = self._stft.analyse(mix)[..., frames]
+            for start in range(0, kept.shape[-1], WINDOW):
+                window = kept[..., start : start + WINDOW]
+                here = slice(frames.start + start, frames.start + start + window.shape[-1])
+                for stem, first, spectrum in self._spectra(window, heard, here):
+                    self._stft.overlap_add(sums[stem], spectrum, start + first)
+        if not all(bool(extreme.isfinite()) for extreme in sums.aminmax()):     # NaN, if any, is both extremes
             raise ModelError(f"{self.card.name} answered with values that are not finite",
                              hint="the model file may come from a training that diverged")
-        return stems
+        return sums
 
-    def _stems(self, mix: Tensor, heard: Tensor, frames: slice) -> Iterator[Iterable[Tensor]]:
-        """Frames of one mix `[C, F, t]` -> each stem wanted, in blocks `[C, F, any]` of frames."""
+    def _spectra(self, mix: Tensor, heard: Tensor, frames: slice) -> Iterator[tuple[int, int, Tensor]]:
+        """A window of a mix `[C, F, t]`, the segment's `frames` -> number of a stem, first frame, `[C, F, any]`."""
         exact = self.exact_sum and self._whole
         if self.wiener:
-            spectra = filter_masks(mix, self._known(heard, frames), self.wiener, exact=exact)
-            yield from map(in_blocks, spectra[: len(self._wanted)])
+            filtered = filter_masks(mix, self._known(heard, frames), self.wiener, exact=exact)
+            for stem, spectrum in enumerate(filtered[: len(self._wanted)]):
+                yield from ((stem, first, block) for first, block in in_blocks(spectrum))
             return
         masks = self._estimator.masks(heard, self._wanted, frames)
-        for mask in share_masks(masks) if exact else masks:
-            yield map(self._masked, in_blocks(mix), in_blocks(mask))
+        for stem, mask in enumerate(share_masks(masks) if exact else masks):
+            for (first, block), (_, gains) in zip(in_blocks(mix), in_blocks(mask), strict=True):
+                yield stem, first, self._masked(block, gains)
 
     def _known(self, heard: Tensor, frames: slice) -> Callable[[slice], Tensor]:
         """A function from bins to their masks `[S, C, f, t]`, for the Wiener filter.
@@ -209,15 +221,15 @@ class Separator:
         rows = masks.mT                                                         # as fancy indexing, three times faster
         return rows.gather(-1, bands[bins].expand(*rows.shape[:-1], -1)).mT
 
-    def _run(self, mixes: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Segments `[C, T]` -> the part of their stems that is used, `[S, C, n]`.
+    def _run(self, segments: Iterable[Segment]) -> Iterator[Tensor]:
+        """Segments -> the sums of their stems' kept frames, `[S, C, n]`, on the processor.
 
         Neighbours of equal length pass the network together: two at first, so that the first stems come soon, then ever
         more. Which ones do follows from their lengths alone, so that it is the same whatever blocks a song came in.
         """
-        group: list[tuple[Tensor, slice]] = []
+        group: list[Segment] = []
         size = 2
-        for each in self._kept(mixes):
+        for each in segments:
             if group and each[0].shape != group[0][0].shape:
                 yield from self._run_group(group)
                 group = []
@@ -229,26 +241,15 @@ class Separator:
         if group:
             yield from self._run_group(group)
 
-    def _kept(self, segments: Iterable[Tensor]) -> Iterator[tuple[Tensor, slice]]:
-        """Each segment with the samples that are used of it: without the contexts at its inner edges."""
-        context = (self.overlap - self.fade) // 2
-        start, held = 0, None
-        for segment in segments:
-            if held is not None:
-                yield held, slice(start, held.shape[-1] - context)
-                start = context
-            held = segment
-        if held is not None:
-            yield held, slice(start, held.shape[-1])
-
-    def _run_group(self, group: list[tuple[Tensor, slice]]) -> Iterator[Tensor]:
+    def _run_group(self, group: list[Segment]) -> Iterator[Tensor]:
         """As `_run`, of equal lengths; where memory runs out, in halves from then on."""
         done = 0
         try:
-            for stems in self._forward(group):
-                stems = stems.cpu()
+            for sums in self._forward(group):
+                sums = sums.cpu()
                 done += 1
-                yield stems
+                yield sums
+                del sums                    # before the next are made
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -301,9 +302,6 @@ class Separator:
         raise AudioError(f"the song has {block.shape[0]} channels, and {self.card.name} takes {self.card.channels}",
                          hint="--downmix mixes them down")
 
-    def _narrow(self, stems: Tensor, channels: int) -> Tensor:
-        return stems if channels == self.card.channels else stems.mean(dim=-2, keepdim=True)
-
     def _check_options(self) -> None:
         known = ", ".join(self.card.stems)
         for stem in self._wanted:
@@ -321,6 +319,7 @@ def _pieces(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Blocks `[..., n]` in pieces of at most `BLOCK`: to add to a piece, or to wait with it, takes little memory."""
     for block in blocks:
         yield from block.split(BLOCK, dim=-1)
+        del block       # the next one takes as much memory
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -54,7 +54,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     spec = UmxSpec(hidden=8, layers=1, kept_bins=100)
     card = ModelCard(name="tiny", stems=("vocals", "drums", "bass", "other"), spec=spec, n_fft=512, hop=128,
-                     sample_rate=8000, segment_s=1.0, context_s=0.1, fade_s=0.02, licence="MIT")
+                     sample_rate=8000, segment_s=1.0, context_s=0.1, licence="MIT")
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save(path, card, build(card))
     return path

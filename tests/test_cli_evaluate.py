@@ -185,7 +185,7 @@ def one_stem_model(tmp_path):
     from separator.models import build
 
     card = ModelCard(name="only-vocals", stems=("vocals",), spec=UmxSpec(hidden=8, layers=1, kept_bins=100), n_fft=512,
-                     hop=128, sample_rate=RATE, segment_s=1.0, context_s=0.1, fade_s=0.02, complete=False)
+                     hop=128, sample_rate=RATE, segment_s=1.0, context_s=0.1, complete=False)
     path = tmp_path / "only-vocals.safetensors"
     save(path, card, build(card))
     return path

@@ -27,7 +27,6 @@ MODEL = {
     "hop": 64,
     "segment_s": 2.0,
     "context_s": 0.2,
-    "fade_s": 0.1,
     "spec": {"family": "trunk", "input_bands": 24, "hidden": 16, "lstm_hidden": 8, "layers": 1, "head": 16}
     | {"fine_bins": 16, "mask_bands": 24},
 }

@@ -74,7 +74,7 @@ def test_an_unknown_stem_is_a_usage_error() -> None:
 @pytest.mark.parametrize("wiener", [0, 1])
 def test_half_precision_stays_far_below_the_stems(spec: UmxSpec | TrunkSpec, wiener: int) -> None:
     """Tiny layers round most: they average over little. And the stems sum and last as before."""
-    card, network = make(spec, sample_rate=8000, segment_s=1, context_s=0.1, fade_s=0.05)
+    card, network = make(spec, sample_rate=8000, segment_s=1, context_s=0.1)
     audio = 0.2 * torch.randn(2, 30_000)
     exact, half = (Separator(card, network, wiener=wiener, precision=each).separate(audio, 8000)
                    for each in ("fp32", "bf16"))
@@ -87,7 +87,7 @@ def test_half_precision_stays_far_below_the_stems(spec: UmxSpec | TrunkSpec, wie
 def test_the_wiener_filter_may_ask_for_a_few_bins_at_a_time(
     spec: UmxSpec | TrunkSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card, network = make(spec, sample_rate=8000, segment_s=1, context_s=0.1, fade_s=0.05)
+    card, network = make(spec, sample_rate=8000, segment_s=1, context_s=0.1)
     separator, audio = Separator(card, network, wiener=1, precision="fp32"), 0.2 * torch.randn(2, 9000)
     whole = separator.separate(audio, 8000)
     monkeypatch.setattr("separator.dsp.wiener.WIDE", 50)

@@ -1,7 +1,7 @@
 """The whole chain against `openunmix.model.Separator`, with the same random weights.
 
-It runs in double precision, where its defects do not show, and in single precision, where they are proved. Its Wiener
-filter works on windows of 300 frames unless told otherwise; here it gets the whole excerpt, as `forward` does.
+It runs in double precision, where its defects do not show, and in single precision, where they are proved. Excerpts fit
+into one window of the filter, except in the test of a long song.
 """
 
 from __future__ import annotations
@@ -113,6 +113,24 @@ def test_the_chain_equals_openunmix(niter: int, softmask: bool, song: str, reque
     assert relative(result, expected) < 1e-4
     if song == "noise":                                     # independent channels: nothing for its defects to show on
         assert relative(result, run_oracle(theirs, mix, niter, softmask=softmask, dtype=torch.float32)) < 1e-4
+
+
+def test_segments_of_a_long_song_equal_its_whole_song() -> None:
+    """Its filter has windows of 300 frames of the whole song, and ours has them too: two in a segment, five here.
+
+    What remains is that a network hears a segment, not the song, before and after a context of one second.
+    """
+    card = make_card().model_copy(update={"segment_s": 16.0})
+    ours, theirs = make_networks(card)
+    mix = 0.3 * torch.randn(2, 1230 * 1024) * torch.linspace(0.2, 1, 1230 * 1024)
+    for niter in (0, 1):
+        separator = Separator(card, ours, wiener=niter, exact_sum=False, precision="fp32")
+        assert separator.kept == 600
+        result = torch.stack(list(separator.separate(mix, 44_100).values()))
+        oracle = Oracle(theirs, niter=niter, wiener_win_len=300)
+        oracle.freeze()
+        expected = oracle(mix[None])[0]
+        assert float((result - expected).square().sum() / expected.square().sum()) < 1e-8           # -80 dB
 
 
 def test_the_rest_equals_its_residual(real: Tensor) -> None:

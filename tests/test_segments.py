@@ -1,4 +1,4 @@
-"""Oracle: join undoes cut, bit for bit; and a plain slicing of the whole signal."""
+"""Oracle: a song cut, transformed there and back, and joined is the song; its frames are those of the whole song."""
 
 from __future__ import annotations
 
@@ -9,52 +9,83 @@ import pytest
 import torch
 from torch import Tensor
 
-from separator.dsp.segments import cut, join
+from separator.dsp.segments import Segments
+from separator.dsp.stft import Stft
 
-LENGTHS = [0, 1, 2, 19, 20, 21, 99, 100, 101, 179, 180, 181, 1009]      # around the overlap, the segment, the step
+STFT = Stft(64, 16)
+EDGES = (-17, -16, -15, -1, 0, 1, 15, 16, 17)
+LENGTHS = [1, 2, 31, 32, 33, 34, *(frames * 16 + edge for frames in (10, 14, 20, 60) for edge in EDGES)]
+SHAPES = [(10, 0), (10, 4), (10, 10), (4, 10), (1, 0), (1, 3), (100, 7)]
+
+
+def sums(segments: list[tuple[Tensor, slice]]) -> Iterator[Tensor]:
+    """What a separator makes of segments, if it changes nothing."""
+    for audio, kept in segments:
+        spectrum = STFT.analyse(audio)[..., kept]
+        total = torch.zeros(2, STFT.samples(spectrum.shape[-1]))
+        STFT.overlap_add(total, spectrum, 0)
+        yield total
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("block", [1, 7, 100, 4096])
-@pytest.mark.parametrize(("context", "fade"), [(0, 0), (0, 1), (0, 20), (8, 4), (10, 0), (24, 51)])
-def test_join_undoes_cut(length: int, block: int, context: int, fade: int) -> None:
-    overlap = 2 * context + fade
+@pytest.mark.parametrize("block", [1, 7, 4096])
+@pytest.mark.parametrize(("kept", "context"), SHAPES)
+def test_the_song_comes_back_at_its_length(length: int, block: int, kept: int, context: int) -> None:
     x = torch.randn(2, length)
-    segments = list(cut(x.split(block, dim=-1), 100, overlap))
-    parts = list(join(segments, overlap, fade))
-    assert torch.equal(torch.cat([torch.empty(2, 0), *parts], dim=-1), x)
+    way = Segments(STFT, kept, context)
+    parts = list(way.join(sums(list(way.cut(x.split(block, dim=-1))))))
+    torch.testing.assert_close(torch.cat(parts, dim=-1), x, rtol=0, atol=2e-6)
     assert all(part.shape[-1] for part in parts)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("block", [1, 7, 100, 4096])
-@pytest.mark.parametrize("overlap", [0, 20, 99])
-def test_segments_are_slices_of_the_song(length: int, block: int, overlap: int) -> None:
+@pytest.mark.parametrize(("kept", "context"), SHAPES)
+def test_the_frames_kept_are_in_turn_those_of_the_song(length: int, kept: int, context: int) -> None:
     x = torch.randn(2, length)
-    step = 100 - overlap
-    count = 0 if not length else 1 + max(0, -((overlap - length) // step) - 1) if length > overlap else 1
-    expected = [x[:, k * step : k * step + 100] for k in range(count)]
-    segments = list(cut(x.split(block, dim=-1), 100, overlap))
-    assert [s.shape for s in segments] == [e.shape for e in expected]
-    assert all(torch.equal(s, e) for s, e in zip(segments, expected, strict=True))
-    assert all(s.shape[-1] == 100 for s in segments[:-1])
-    if length > overlap:
-        assert segments[-1].shape[-1] > overlap
+    segments = list(Segments(STFT, kept, context).cut([x]))
+    mine = torch.cat([STFT.analyse(audio)[..., frames] for audio, frames in segments], dim=-1)
+    torch.testing.assert_close(mine, STFT(x), rtol=0, atol=1e-5)
 
 
-def test_the_context_at_a_seam_is_never_heard() -> None:
-    """Each segment is marked with its own number: away from the fades only the right number may appear."""
-    context, fade = 10, 4
-    overlap = 2 * context + fade
-    marks = [torch.full((1, 1, n), float(k)) for k, n in enumerate([100, 100, 60])]
-    y = torch.cat(list(join(marks, overlap, fade)), dim=-1)[0, 0]
-    step = 100 - overlap
-    assert y.shape == (2 * step + 60,)
-    for seam in (1, 2):
-        start = seam * step + context
-        assert y[start - 1] == seam - 1
-        torch.testing.assert_close(y[start : start + fade], seam - 1 + (torch.arange(4) + 0.5) / 4)
-        assert y[start + fade] == seam
+@pytest.mark.parametrize(("kept", "context"), SHAPES)
+def test_contexts_lie_around_what_is_kept_except_at_the_ends(kept: int, context: int) -> None:
+    segments = list(Segments(STFT, kept, context).cut([torch.randn(2, 3000)]))
+    sizes = {STFT.analyse(audio).shape[-1] for audio, _ in segments[:-1]}
+    assert sizes <= {kept + 2 * context}                                        # all of one length: they make batches
+    for number, (_, frames) in enumerate(segments[:-1]):
+        assert frames.stop - frames.start == kept
+        assert frames.start == min(number * kept, context)
+    audio, frames = segments[-1]
+    assert frames.stop == STFT.analyse(audio).shape[-1] <= kept + 2 * context
+
+
+def test_segments_do_not_depend_on_the_blocks() -> None:
+    x = torch.randn(2, 1009)
+    whole = list(Segments(STFT, 10, 4).cut([x]))
+    for block in (1, 7, 100):
+        cut = list(Segments(STFT, 10, 4).cut(x.split(block, dim=-1)))
+        assert [frames for _, frames in cut] == [frames for _, frames in whole]
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(cut, whole, strict=True))
+
+
+def test_no_samples_no_segments() -> None:
+    way = Segments(STFT, 10, 4)
+    assert list(way.cut([])) == list(way.cut([torch.empty(2, 0)])) == []
+    assert list(way.join([])) == []
+
+
+def test_a_change_between_segments_fades_over_one_window() -> None:
+    """Each segment is marked with its own number: the transform's window passes from one to the next."""
+    way = Segments(STFT, 10)
+    segments = list(way.cut([torch.ones(2, 30 * 16)]))
+    marks = (number * total for number, total in enumerate(sums(segments), 1))
+    y = torch.cat(list(way.join(marks)), dim=-1)[0]
+    seam = 10 * 16 - 8                                                          # between the frames centred on 144, 160
+    before, after = y[: seam - 24], y[seam + 24 : seam + 10 * 16 - 24]
+    torch.testing.assert_close(before, torch.ones_like(before))
+    torch.testing.assert_close(after, torch.full_like(after, 2))
+    fade = y[seam - 24 : seam + 24].diff()
+    assert (fade > -1e-6).all() and fade.max() < 3 / 48
 
 
 def test_tiny_blocks_are_not_joined_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +99,7 @@ def test_tiny_blocks_are_not_joined_again_and_again(monkeypatch: pytest.MonkeyPa
         return cat(tensors, dim=dim)
 
     monkeypatch.setattr(torch, "cat", counting)
-    for _ in cut(torch.zeros(1, 5000).split(1, dim=-1), 1000, 100):
+    for _ in Segments(STFT, 60).cut(torch.zeros(1, 5000).split(1, dim=-1)):
         pass
     assert copied < 3 * 5000
 
@@ -83,10 +114,10 @@ def test_cut_holds_no_more_than_a_segment_and_a_block() -> None:
             read += 10
             yield torch.zeros(1, 10)
 
-    segments = cut(blocks(), 100, 20)
+    segments = Segments(STFT, 10, 2).cut(blocks())
     for k in range(5):
         next(segments)
-        assert read <= k * 80 + 100 + 10
+        assert read <= (max(10 * k - 2, 0) + 14) * 16 + 64 - 32 + 10
 
 
 def test_what_has_left_is_not_kept_alive_by_what_remains() -> None:
@@ -103,23 +134,12 @@ def test_what_has_left_is_not_kept_alive_by_what_remains() -> None:
         yield torch.zeros(1, 20_000)
 
     kept: list[int] = []
-    for segment in cut(blocks(), 100_000, 10):
+    for segment in Segments(STFT, 6200).cut(blocks()):
         del segment
     assert kept == [0]
 
 
-@pytest.mark.parametrize(("length", "overlap"), [(10, 10), (10, -1), (0, 0)])
-def test_impossible_overlaps_are_refused(length: int, overlap: int) -> None:
-    with pytest.raises(ValueError, match="overlap"):
-        next(cut([torch.zeros(1, 5)], length, overlap))
-
-
-@pytest.mark.parametrize(("overlap", "fade"), [(4, 5), (5, 2), (4, -2)])
-def test_impossible_fades_are_refused(overlap: int, fade: int) -> None:
-    with pytest.raises(ValueError, match="fade"):
-        next(join([torch.zeros(1, 5)], overlap, fade))
-
-
-def test_a_segment_too_short_to_fade_is_refused() -> None:
-    with pytest.raises(ValueError, match="overlap"):
-        list(join([torch.zeros(1, 10), torch.zeros(1, 4), torch.zeros(1, 10)], 4, 2))
+@pytest.mark.parametrize(("kept", "context"), [(0, 0), (-1, 5), (5, -1)])
+def test_impossible_segments_are_refused(kept: int, context: int) -> None:
+    with pytest.raises(ValueError, match="keeps at least 1 frame"):
+        Segments(STFT, kept, context)

@@ -19,6 +19,7 @@ import separator as package
 from separator import modelfile
 from separator.card import ModelCard, UmxSpec
 from separator.dsp.ahead import ahead
+from separator.dsp.segments import Segment
 from separator.errors import AudioError, ModelError, ResourceError, UsageError
 from separator.models import build
 from separator.separate import Separator
@@ -28,9 +29,9 @@ RATE = 8000
 
 
 def card(**changes: Any) -> ModelCard:
-    """Segments of 0.5 s at 8 kHz, of which 0.05 s of context at each end, and a fade of 0.025 s."""
+    """Segments of 0.5 s at 8 kHz, of which 0.05 s of context at each end: 50 frames are kept, and 6 on either side."""
     numbers: dict[str, Any] = {"sample_rate": RATE, "n_fft": 256, "hop": 64, "segment_s": 0.5, "context_s": 0.05,
-                               "fade_s": 0.025, "residual": "other"}
+                               "residual": "other"}
     return ModelCard(**{"name": "tiny", "stems": STEMS, "spec": UmxSpec(), **numbers, **changes})
 
 
@@ -48,6 +49,14 @@ class Shares(nn.Module):
         self.asked.append(tuple(stems))
         shares = torch.tensor([self.shares[stem] for stem in stems]).view(1, -1, 1, 1, 1)
         return shares.expand(mix.shape[0], -1, *mix.shape[1:])
+
+
+class Peaks(nn.Module):
+    """Masks that depend on one bin of one frame alone."""
+
+    def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
+        level = mix.abs()
+        return torch.stack([(level > 3 * (k + 1)).float() + 0.1 for k in range(len(stems))], dim=1)
 
 
 class Blstm(nn.Module):
@@ -72,12 +81,14 @@ def run(separator: Separator, x: Tensor, sample_rate: int = RATE, block: int = 1
 
 
 def lengths() -> list[int]:
-    """Around nothing, the window, the overlap, one segment, two, and many."""
+    """Around nothing, the window, one segment, two, and many."""
     separator = Separator(card(), Shares(1, 1, 1, 1))
-    overlap, one = separator.overlap, separator.length
-    assert (overlap, one) == (1000, 1000 + 46 * 64)         # at most 0.5 s, whole hops apart
-    two = 2 * one - overlap
-    return [1, 2, 127, 128, 129, 999, 1000, 1001, one - 1, one, one + 1, two - 1, two, two + 1, 20000]
+    assert (separator.kept, separator.context) == (50, 6)
+    one = (50 + 6) * 64                                     # from here on there is a second one
+    return [1, 2, 127, 128, 129, 255, 256, 257, *(n + edge for n in (one, one + 50 * 64) for edge in EDGES), 20000]
+
+
+EDGES = (-193, -192, -129, -128, -127, -65, -64, -63, -1, 0, 1, 63, 64, 65, 127, 128, 129)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -128,26 +139,33 @@ def test_batches_are_of_equal_segments_in_a_fixed_order() -> None:
     for block in (10, 100_000):
         network = Shares(1, 1, 1, 1)
         separator = Separator(card(), network, batch=5)
-        step = separator.length - separator.overlap
-        run(separator, torch.randn(2, separator.overlap + 13 * step + 100), block=block)
-        whole, last = 1 + separator.length // 64, 1 + (separator.overlap + 100) // 64
-        assert [call[0] for call in network.calls] == [2, 4, 5, 2, 1]          # the first ones come soon
-        assert [call[-1] for call in network.calls] == [whole] * 4 + [last]
+        run(separator, torch.randn(2, (13 * 50 + 6 + 20) * 64), block=block)      # 677 frames, 50 for each segment
+        assert [call[0] for call in network.calls] == [2, 4, 5, 2, 1]           # the first ones come soon
+        assert [call[-1] for call in network.calls] == [62] * 4 + [677 - 13 * 50 + 6]
 
 
-@pytest.mark.parametrize("wiener", [0, 1])
 @pytest.mark.parametrize("stems", [STEMS, STEMS[:2]])
-def test_what_a_segment_is_not_asked_for_changes_nothing(wiener: int, stems: Sequence[str]) -> None:
-    """The contexts are heard, but neither masked nor transformed back: without the filter no sample can tell."""
-    torch.manual_seed(3)
-    separator = Separator(card(), Blstm(), wiener=wiener, stems=stems)
-    x = torch.randn(2, 2, 4000)
-    whole = separator.forward(x)
-    parts = [slice(0, 3600), slice(400, 4000)]
-    for item, (part, kept) in enumerate(zip(separator._forward(list(zip(x, parts, strict=True))), parts, strict=True)):
-        assert part.shape == (len(stems), 2, 3600)
-        apart = float((part - whole[item, ..., kept]).abs().max() / whole.abs().max())
-        assert apart < 1e-6 if wiener == 0 else 1e-6 < apart < 0.3             # the filter's statistics are the part's
+def test_what_is_heard_around_a_segment_is_only_heard(stems: Sequence[str]) -> None:
+    """The contexts are neither masked nor transformed back: of the frames kept no sample can tell."""
+    separator = Separator(card(), Blstm(), stems=stems)
+    mix = torch.randn(2, 61 * 64 + 256)                                         # 62 frames
+    (whole,) = separator._forward([(mix, slice(0, 62))])
+    (part,) = separator._forward([(mix, slice(20, 40))])
+    assert part.shape == (len(stems), 2, 19 * 64 + 256)
+    alone = slice(3 * 64, 20 * 64)                                              # no frame but those kept is here
+    torch.testing.assert_close(part[..., alone], whole[..., 20 * 64 :][..., alone], rtol=0, atol=1e-5)
+
+
+def test_the_filter_has_the_same_windows_wherever_segments_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a context to hear differently, segments of one, two and all windows give the song the same stems."""
+    monkeypatch.setattr("separator.separate.WINDOW", 20)
+    x = torch.randn(2, 30_000) * torch.linspace(0.1, 1, 30_000)
+    network = Peaks()
+    stems = [run(Separator(card(segment_s=s, context_s=0.02), network, wiener=1), x) for s in (0.2, 0.4, 9)]
+    torch.testing.assert_close(stems[0], stems[2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(stems[1], stems[2], rtol=0, atol=1e-5)
+    monkeypatch.setattr("separator.separate.WINDOW", 33)
+    assert (run(Separator(card(segment_s=9), network, wiener=1), x) - stems[2]).abs().max() > 1e-3
 
 
 def test_batches_change_nothing_but_rounding() -> None:
@@ -157,16 +175,13 @@ def test_batches_change_nothing_but_rounding() -> None:
     torch.testing.assert_close(one, four, rtol=0, atol=1e-5)
 
 
-def test_segments_share_the_frames_of_the_whole_song() -> None:
+@pytest.mark.parametrize("wiener", [0, 1])
+def test_segments_share_the_frames_of_the_whole_song(wiener: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a mask per frame and bin there is no context: segments, then, must agree with the whole song."""
-
-    class Gate(nn.Module):
-        def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-            return (mix.abs() > 8).float()[:, None].expand(-1, len(stems), -1, -1, -1)
-
+    monkeypatch.setattr("separator.separate.WINDOW", 25)                        # two of them in a segment
     x = torch.randn(2, 30_000)
-    y = run(Separator(card(), Gate(), exact_sum=False), x)
-    whole = run(Separator(card(segment_s=10), Gate(), exact_sum=False), x)
+    y = run(Separator(card(), Peaks(), wiener=wiener, exact_sum=False), x)
+    whole = Separator(card(), Peaks(), wiener=wiener, exact_sum=False).forward(x[None])[0]
     assert (y - x).abs().max() > 0.1
     torch.testing.assert_close(y, whole, rtol=0, atol=1e-5)
 
@@ -320,7 +335,7 @@ def test_out_of_memory_on_a_card_goes_on_with_the_processor(
     groups: list[int] = []
     forward = Separator._forward
 
-    def small_card(self: Separator, group: Sequence[tuple[Tensor, slice]]) -> Iterator[Tensor]:
+    def small_card(self: Separator, group: Sequence[Segment]) -> Iterator[Tensor]:
         if self.device.type == "cuda":
             groups.append(len(group))
             if len(groups) > 2:

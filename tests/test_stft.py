@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
 from separator.dsp.stft import Stft
 
@@ -70,20 +73,39 @@ def test_a_length_that_does_not_fit_the_frames_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bins_first", [True, False])
-@pytest.mark.parametrize("samples", [(1, 2), (0, 1000), (31, 34), (32, 64), (33, 400), (500, 1000), (999, 1000)])
-def test_a_part_is_made_of_its_own_frames_alone(samples: tuple[int, int], bins_first: bool) -> None:
-    """As a part of the whole inverse of a changed spectrum; no frame is asked for that does not matter."""
-    stft, wanted = Stft(64, 16), slice(*samples)
-    spectrum = stft(torch.randn(2, 1000))
+@pytest.mark.parametrize("step", [1, 7, 63])
+def test_frames_may_be_added_some_at_a_time(step: int, bins_first: bool) -> None:
+    stft = Stft(64, 16)
+    spectrum = stft(torch.randn(2, 992))                                        # 63 frames
     spectrum = spectrum * torch.rand(spectrum.shape)
-    whole = stft.inverse(spectrum, 1000)
-    frames = stft.frames_of(wanted, 1000)
-    part = spectrum[..., frames]
-    part = part.contiguous() if bins_first else part
-    for size in (1, 7, 1000):
-        made = stft.inverse_part(part.split(size, dim=-1), wanted, 1000)
-        torch.testing.assert_close(made, whole[:, wanted], rtol=0, atol=1e-6)
-    for edge in {frames.start, frames.stop - 1}:
-        changed = spectrum.clone()
-        changed[..., edge] = 0
-        assert not torch.equal(stft.inverse(changed, 1000)[:, wanted], whole[:, wanted])
+    given = spectrum.contiguous() if bins_first else spectrum
+    total = torch.zeros(2, stft.samples(63))
+    for first in range(0, 63, step):
+        stft.overlap_add(total, given[..., first : first + step], first)
+    whole = (total / stft.envelope(63))[:, 32 : 32 + 992]
+    torch.testing.assert_close(whole, stft.inverse(spectrum, 992), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 7, 40, 1000])
+@pytest.mark.parametrize("length", [1, 2, 32, 33, 34, 65, 1000])
+def test_a_stream_is_reflected_as_a_whole_is(length: int, block: int) -> None:
+    stft, x = Stft(64, 16), torch.randn(2, length)
+    padded = torch.nn.functional.pad(x, (0, max(33 - length, 0)))
+    expected = torch.nn.functional.pad(padded[None], (32, 32), mode="reflect")[0]
+    assert torch.equal(torch.cat(list(stft.reflected(x.split(block, dim=-1))), dim=-1), expected)
+    assert list(stft.reflected([])) == []
+
+
+def test_few_samples_are_held_to_reflect_the_end() -> None:
+    read = 0
+
+    def blocks() -> Iterator[Tensor]:
+        nonlocal read
+        for _ in range(100):
+            read += 10
+            yield torch.zeros(1, 10)
+
+    given = 0
+    for part in Stft(64, 16).reflected(blocks()):
+        given += part.shape[-1]
+        assert read - 40 <= given

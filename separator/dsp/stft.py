@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import product
 
 import torch
@@ -47,9 +48,40 @@ class Stft(nn.Module):
 
         Audio too short for its edge to be reflected, up to `n_fft / 2` samples, is continued with zeros first.
         """
-        planes = audio.reshape(-1, audio.shape[-1])
-        planes = self._reflected(F.pad(planes, (0, self._padded(audio.shape[-1]) - audio.shape[-1])))
-        pieces = planes.unfold(-1, self.n_fft, self.hop)                        # [planes, frames, n_fft], a view
+        return self.analyse(torch.cat(list(self.reflected([audio])), dim=-1))
+
+    def reflected(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Blocks `[..., any]` of audio, and before and after all of them half a window more, reflected.
+
+        Holds the last half window. As in `forward`, too short audio is continued with zeros first.
+        """
+        half = self.n_fft // 2
+        last: deque[Tensor] = deque()
+        held, begun = 0, False
+        for block in blocks:
+            last.append(block)
+            held += block.shape[-1]
+            if begun:
+                yield block
+            elif held > half:
+                first = torch.cat(tuple(last), dim=-1)
+                yield first[..., 1 : half + 1].flip(-1)
+                yield first
+                begun = True
+            while held - last[0].shape[-1] > half:
+                held -= last.popleft().shape[-1]
+        if not held:
+            return
+        end = torch.cat(tuple(last), dim=-1)
+        if not begun:
+            end = F.pad(end, (0, half + 1 - held))
+            yield end[..., 1:].flip(-1)
+            yield end
+        yield end[..., -half - 1 : -1].flip(-1)
+
+    def analyse(self, audio: Tensor) -> Tensor:
+        """The frames that audio `[..., T]`, T >= n_fft, holds as it is: `[..., F, 1 + (T - n_fft) // hop]`."""
+        pieces = audio.reshape(-1, audio.shape[-1]).unfold(-1, self.n_fft, self.hop)    # [planes, frames, n_fft]: view
         spectrum = pieces.new_empty(*pieces.shape[:-1], self.n_fft // 2 + 1, dtype=audio.dtype.to_complex())
         window = self.window.to(audio.dtype)
         step = _block(pieces)
@@ -63,55 +95,47 @@ class Stft(nn.Module):
 
         Raises ValueError where so many samples do not have so many frames.
         """
-        if spectrum.shape[-1] != self.frames(length):
-            raise ValueError(f"{length} samples have {self.frames(length)} frames, not {spectrum.shape[-1]}")
+        frames, half = spectrum.shape[-1], self.n_fft // 2
+        if frames != self.frames(length):
+            raise ValueError(f"{length} samples have {self.frames(length)} frames, not {frames}")
         planes = spectrum.reshape(-1, *spectrum.shape[-2:])
-        audio = torch.stack([self.inverse_part([plane], slice(0, length), length) for plane in planes])
-        return audio.view(*spectrum.shape[:-2], length)
+        total = torch.zeros(len(planes), self.samples(frames), dtype=spectrum.dtype.to_real(), device=spectrum.device)
+        for number, plane in enumerate(planes):
+            for first, block in in_blocks(plane):
+                self.overlap_add(total[number], block, first)
+        kept = slice(half, half + length)
+        return (total[:, kept] / self.envelope(frames).to(total)[kept]).view(*spectrum.shape[:-2], length)
 
-    def inverse_part(self, parts: Iterable[Tensor], samples: slice, length: int) -> Tensor:
-        """Some samples of what `inverse` gives, from those frames alone that `frames_of` names: `[..., n]`.
+    def overlap_add(self, total: Tensor, spectrum: Tensor, first: int) -> None:
+        """Add frames `[..., F, n]`, transformed back and windowed, to `total` `[..., samples(any)]`.
 
-        The spectrum comes in parts of neighbouring frames, `[..., F, any]`. See `in_blocks` for how many are best.
+        `first` is the number of their first one in it. See `in_blocks` for how many at a time are best.
         """
-        frames = self.frames_of(samples, length)
-        shifts, window = self.n_fft // self.hop, self.window.view(-1, self.hop)
-        total, done = torch.empty(0), 0
-        for part in parts:
-            pieces = torch.fft.irfft(part.mT, n=self.n_fft).unflatten(-1, window.shape)     # [..., n, shifts, hop]
-            if not done:
-                total = pieces.new_zeros(*part.shape[:-2], frames.stop - frames.start + shifts - 1, self.hop)
-            _overlap_add(total[..., done:, :], pieces, window.to(total.dtype))
-            done += part.shape[-1]
-        envelope = torch.zeros_like(total[(0,) * (total.dim() - 2)])
-        square = window.to(total.dtype).square()
-        _overlap_add(envelope, square.expand(done, -1, -1), torch.ones_like(square))
-        first = samples.start + self.n_fft // 2 - frames.start * self.hop
-        kept = slice(first, first + samples.stop - samples.start)
-        return total.flatten(-2)[..., kept] / envelope.flatten()[kept]
+        pieces = torch.fft.irfft(spectrum.mT, n=self.n_fft).unflatten(-1, (-1, self.hop))       # [..., n, shifts, hop]
+        window = self.window.view(-1, self.hop).to(total.dtype)
+        _overlap_add(total.unflatten(-1, (-1, self.hop))[..., first:, :], pieces, window)
+
+    def envelope(self, frames: int) -> Tensor:
+        """What frames added up have to be divided by: the summed squared window, `[samples(frames)]`."""
+        square = self.window.view(-1, self.hop).square()
+        total = square.new_zeros(self.samples(frames) // self.hop, self.hop)
+        _overlap_add(total, square.expand(frames, -1, -1), torch.ones_like(square))
+        return total.flatten()
+
+    def samples(self, frames: int) -> int:
+        """Number of samples that so many overlapping frames take."""
+        return (frames - 1) * self.hop + self.n_fft
 
     def frames(self, length: int) -> int:
-        """Number of frames that `length` samples have."""
-        return 1 + self._padded(length) // self.hop
-
-    def frames_of(self, samples: slice, length: int) -> slice:
-        """The frames that hold any of these samples of audio of `length`: frame k is centred on sample k * hop."""
-        half = self.n_fft // 2
-        first = max(samples.start - half, -1) // self.hop + 1
-        return slice(first, min((samples.stop + half - 1) // self.hop + 1, self.frames(length)))
-
-    def _padded(self, length: int) -> int:
-        return max(length, self.n_fft // 2 + 1)
-
-    def _reflected(self, planes: Tensor) -> Tensor:
-        """`[planes, T]` with half a window more at each end; ten times faster than `F.pad`, which is for any shape."""
-        half = self.n_fft // 2
-        return torch.cat([planes[:, 1 : half + 1].flip(-1), planes, planes[:, -half - 1 : -1].flip(-1)], dim=-1)
+        """Number of frames that `length` samples have, reflected edges included."""
+        return 1 + max(length, self.n_fft // 2 + 1) // self.hop
 
 
-def in_blocks(spectrum: Tensor) -> tuple[Tensor, ...]:
-    """Neighbouring frames, `[..., F, any]`, few enough on a CPU that what is made of them stays in its cache."""
-    return tuple(spectrum.split(_block(spectrum), -1))
+def in_blocks(spectrum: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Number of a first frame, and `[..., F, any]` from it on: so few that on a CPU their work stays in its cache."""
+    step = _block(spectrum)
+    for first in range(0, spectrum.shape[-1], step):
+        yield first, spectrum[..., first : first + step]
 
 
 def _block(spectrum: Tensor) -> int:

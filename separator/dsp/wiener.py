@@ -11,8 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+WINDOW = 300        # frames over which the filter takes its statistics; Open-Unmix's, about 7 s
 WIDE = 256          # bins that a network answers for at once on a CPU: enough for fast products
-CPU_BINS = 32       # bins filtered at once on a CPU: the work stays in its cache, and memory small
+CPU_BINS = 128      # bins filtered at once on a CPU: enough for all its threads, and memory stays small
+FLOOR = 1e-10       # of the largest power: the least regularisation that double precision can do with
+NOBODY = 1e-30      # a power below which nobody claims a bin
 
 
 def apply_masks(mix: Tensor, masks: Tensor) -> Tensor:
@@ -51,20 +54,19 @@ def filter_masks(
     `[S, C, f, T]`, real -> stems `[S, C, F, T]`, frames contiguous. Fastest where frames are contiguous in the masks.
     """
     scale = _scale(mix)
+    one = torch.ones_like(scale, dtype=torch.float64)
     first, *others = _slices(mix, WIDE)
     given = masks(first)
     stems = torch.empty(len(given), *mix.shape, dtype=mix.dtype, device=mix.device)
     for wide in (first, *others):
         given = given if wide is first else masks(wide)
         for bins in _slices(given, CPU_BINS):
-            x = mix[:, wide][:, bins].movedim(-2, 0).contiguous() * (1 / scale)         # [F, C, T]
+            x = _planes(mix[:, wide][:, bins], scale)                               # [F, C, 2, T]
             power, space = _power_of_masks(x, given[:, :, bins].movedim(-2, 0), eps)
             for _ in range(iterations - 1):
-                power, space = _power(_filter(x, power, space, eps), eps)
-            y = _filter(x, power, space, eps)                                           # [F, S, C, T]
-            if exact:
-                y += (x - y.sum(dim=1))[:, None] * _shares(power)[:, :, None].to(x.dtype)
-            torch.mul(y, scale, out=stems[:, :, wide][:, :, bins].movedim(-2, 0))
+                power, space = _power(_filter(x, power, space, one, eps), eps)
+            y = _filter(x, power, space, scale, eps, exact=exact)                   # [F, S, C, 2, T]
+            torch.complex(*y.unbind(-2), out=stems[:, :, wide][:, :, bins].movedim(-2, 0))
     return stems
 
 
@@ -77,9 +79,9 @@ def refine(mix: Tensor, stems: Tensor, iterations: int = 1, eps: float = 1e-10) 
 
     As there, the mix is filtered after a division by max(1, max|X| / 10), which is undone at the end: loud mixes keep
     the balance of signal and regularisation, quiet ones are attenuated where their power falls below sqrt(eps).
-    Departures: for one and two channels no determinant is ever a difference of large numbers (see `_filter_stereo`), so
-    identical channels are as good as any; the arguments are left as they are; and for one channel `norbert` adds eps to
-    C a second time, at most 1e-5 of it at eps = 1e-10.
+    Departures: all that could cancel is computed in double precision, and the regularisation is at least `FLOOR` of the
+    largest power, so that identical channels are as good as any; the arguments are left as they are; and for one
+    channel `norbert` adds eps to C a second time, at most 1e-5 of it at eps = 1e-10.
 
     Shape: mix `[C, F, T]` or `[B, C, F, T]`, stems `[S, C, F, T]` or `[B, S, C, F, T]`, complex -> new stems of the
     same shape. The scale is each batch item's own.
@@ -87,18 +89,24 @@ def refine(mix: Tensor, stems: Tensor, iterations: int = 1, eps: float = 1e-10) 
     if mix.dim() == 4:
         return torch.stack([refine(m, s, iterations, eps) for m, s in zip(mix, stems, strict=True)])
     scale = _scale(mix)
-    refined = torch.empty(stems.shape, dtype=stems.dtype, device=stems.device)
-    for bins in _slices(mix, CPU_BINS):
-        x = mix[:, bins].movedim(-2, 0).contiguous() * (1 / scale)              # [F, C, T]
-        y = stems[:, :, bins].movedim(-2, 0).contiguous() * (1 / scale)         # [F, S, C, T]
-        for _ in range(iterations):
-            y = _filter(x, *_power(y, eps), eps)
-        torch.mul(y, scale, out=refined[:, :, bins].movedim(-2, 0))
+    one = torch.ones_like(scale, dtype=torch.float64)
+    refined = stems.clone(memory_format=torch.contiguous_format)
+    for bins in _slices(mix, CPU_BINS) if iterations else ():
+        x, y = (_planes(each[..., bins, :], scale) for each in (mix, stems))    # [F, C, 2, T], [F, S, C, 2, T]
+        for left in reversed(range(iterations)):
+            y = _filter(x, *_power(y, eps), one if left else scale, eps)
+        torch.complex(*y.unbind(-2), out=refined[:, :, bins].movedim(-2, 0))
     return refined
 
 
 def _scale(mix: Tensor) -> Tensor:
-    return ((mix * mix.conj()).real.max().sqrt() / 10).clamp(min=1)
+    return (mix.abs().amax() / 10).clamp(min=1)
+
+
+def _planes(z: Tensor, scale: Tensor) -> Tensor:
+    """Complex `[..., F, T]` over the scale -> real and imaginary parts `[F, ..., 2, T]` in double precision."""
+    parts = torch.view_as_real(z.movedim(-2, 0)).mT
+    return torch.empty(parts.shape, dtype=torch.float64, device=z.device).copy_(parts).div_(scale)
 
 
 def _slices(spectrum: Tensor, step: int) -> list[slice]:
@@ -109,31 +117,42 @@ def _slices(spectrum: Tensor, step: int) -> list[slice]:
 
 
 def _power_of_masks(x: Tensor, masks: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `_power` of y = m x, from the mix `[F, C, T]` and masks `[F, S, C, T]`: y_c conj(y_d) = m_c m_d x_c conj(x_d).
+    """As `_power` of y = m x, from the mix `[F, C, 2, T]` and masks `[F, S, C, T]`: y_c y_d* = m_c m_d x_c x_d*.
 
-    In double precision from the products on: rounded singly, channels alike would lose what little tells them apart.
+    In double precision: rounded singly, channels alike would lose what little tells them apart.
     """
-    wide, masks = x.to(torch.complex128), masks.to(torch.float64)
-    each = masks.square().mul_(_square(wide)[:, None])                          # |y|^2: [F, S, C, T]
-    gram = torch.diag_embed(each.sum(-1)).to(wide.dtype)                        # [F, S, C, C]
-    for c in range(x.shape[-2]):
-        for d in range(c):
-            cross = torch.view_as_real(wide[:, c] * wide[:, d].conj())          # [F, T, 2]
-            gram[..., c, d] = torch.view_as_complex((masks[:, :, c] * masks[:, :, d]) @ cross)
+    bins, channels, _, frames = x.shape
+    stems = masks.shape[1]
+    pairs = [(c, c) for c in range(channels)] + [(c, d) for c in range(channels) for d in range(c)]
+    gains = x.new_empty(bins, channels, stems, frames).copy_(masks.transpose(1, 2))
+    weights = x.new_empty(bins, len(pairs), stems, frames)                      # m_c m_d
+    torch.mul(gains, gains, out=weights[:, :channels])
+    crosses = x.new_empty(bins, channels**2, frames)                            # |x_c|^2, then x_c conj(x_d) as pairs
+    torch.sum(x * x, dim=-2, out=crosses[:, :channels])
+    for row, (c, d) in enumerate(pairs[channels:], channels):
+        torch.mul(gains[:, c], gains[:, d], out=weights[:, row])
+        real, imaginary = crosses[:, 2 * row - channels :][:, :2].unbind(1)
+        torch.mul(x[:, c, 0], x[:, d, 0], out=real).addcmul_(x[:, c, 1], x[:, d, 1])
+        torch.mul(x[:, c, 1], x[:, d, 0], out=imaginary).addcmul_(x[:, c, 0], x[:, d, 1], value=-1)
+    sums = weights.flatten(1, 2) @ crosses.mT                                   # of all with all: one product
+    sums = sums.unflatten(1, (len(pairs), stems))                               # [F, pairs, S, crosses]
+    gram = sums.new_zeros(bins, stems, channels, channels, dtype=torch.complex128)
+    for row, (c, d) in enumerate(pairs):
+        at = row if c == d else 2 * row - channels
+        gram[..., c, d].real = sums[:, row, :, at]
+        if c != d:
+            gram[..., c, d].imag = sums[:, row, :, at + 1]
             gram[..., d, c] = gram[..., c, d].conj()
-    return _channel_mean(each).to(x.real.dtype), _covariance(gram, eps)
+    power = weights[:, 0] * crosses[:, :1]
+    for c in range(1, channels):
+        power.addcmul_(weights[:, c], crosses[:, c : c + 1])
+    return power.div_(channels), _covariance(gram, eps)
 
 
 def _power(y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The model of estimates `[F, S, C, T]`: power density v `[F, S, T]`, covariance R `[F, S, C, C]` (double)."""
-    wide = y.to(torch.complex128)
-    return _channel_mean(_square(y)), _covariance(wide @ wide.mH, eps)
-
-
-def _channel_mean(power: Tensor) -> Tensor:
-    """`[F, S, C, T]` -> `[F, S, T]`; sums of whole rows are several times faster than a mean over a short axis."""
-    first, *others = power.unbind(-2)
-    return sum(others, first) / (1 + len(others))
+    """The model of estimates `[F, S, C, 2, T]`: power density v `[F, S, T]`, covariance R `[F, S, C, C]`, complex."""
+    z = torch.complex(*y.unbind(-2))
+    return y.square().sum(dim=(2, 3)) / y.shape[2], _covariance(z @ z.mH, eps)
 
 
 def _covariance(gram: Tensor, eps: float) -> Tensor:
@@ -142,70 +161,62 @@ def _covariance(gram: Tensor, eps: float) -> Tensor:
     return gram / (eps + trace / gram.shape[-1])[..., None, None]
 
 
-def _filter(x: Tensor, power: Tensor, space: Tensor, eps: float) -> Tensor:
-    """Estimates from the model: mix `[F, C, T]`, v `[F, S, T]`, R `[F, S, C, C]` -> stems `[F, S, C, T]`."""
-    match x.shape[-2]:
-        case 1:
-            return _filter_mono(x, power, space, eps**0.5)
-        case 2:
-            return _filter_stereo(x, power, space, eps**0.5)
-    return _filter_any(x, power, space, eps**0.5)
+def _filter(x: Tensor, power: Tensor, space: Tensor, scale: Tensor, eps: float, *, exact: bool = False) -> Tensor:
+    """Estimates v_j R_j w from the model, with w = C^-1 x: mix `[F, C, 2, T]` -> stems `[F, S, C, 2, T]`.
 
-
-def _shares(power: Tensor) -> Tensor:
-    """v_j / sum_k v_k, or equal shares where all are zero. Shape: `[F, S, T]`."""
-    total = power.sum(dim=-2, keepdim=True)
-    return torch.where(total > 0, power / total, 1 / power.shape[-2])
-
-
-def _filter_mono(x: Tensor, power: Tensor, space: Tensor, floor: float) -> Tensor:
-    """The filter for one channel: the stem's share of the power."""
-    own = power * space[:, :, 0].real.to(power.dtype)                           # [F, S, T]
-    return _times(x, own / (own.sum(-2, keepdim=True) + floor))[:, :, None]
-
-
-def _filter_stereo(x: Tensor, power: Tensor, space: Tensor, floor: float) -> Tensor:
-    """The filter for two channels, in closed form, with e = `floor`.
-
-    The adjugate of a 2x2 matrix is linear: adj C = e I + sum_k v_k adj R_k. With G_jk = R_j adj R_k, which depends on
-    f alone and is affordable in double precision,
-
-        R_j C^-1 x = (e R_j x + sum_k v_k G_jk x) / det C
-        det C      = e^2 + sum_j v_j (e tr R_j + 1/2 sum_k v_k tr G_jk)
-
-    because tr G_jk is the mixed discriminant of R_j and R_k (tr G_jj = 2 det R_j). None of these traces is negative,
-    so det C is at least e^2 and free of cancellation. Inverting C itself in single precision loses everything when
-    the channels are alike: its determinant is a difference of products of size v^2, and can even come out as zero.
+    What they leave is sqrt(eps) w, for C w = x; `exact` gives it out too. They come out times `scale`, in its
+    precision: the model needs double precision, its answer does not.
     """
-    bins, stems, frames = power.shape
-    a, b, c, d = space.flatten(-2).unbind(-1)                                   # R = [[a, b], [c, d]]: [F, S]
-    adjugate = torch.stack([d, -b, -c, a], dim=-1).view_as(space)
-    product = torch.einsum("fjab,fkbc->fjakc", space, adjugate)                 # G: [F, S, C, S, C]
-    cross = torch.einsum("fjaka->fjk", product).real.clamp(min=0).to(power.dtype) / 2
-    trace = floor * (a + d).real.to(power.dtype)[..., None]                     # [F, S, 1]
-    det = floor**2 + (power * (trace + cross @ power)).sum(-2, keepdim=True)    # [F, 1, T]
-    maps = torch.cat([floor * space[:, :, :, None], product], dim=3)            # [F, S, C, 1 + S, C]
-    inputs = x.new_empty(bins, 1 + stems, 2, frames)
-    inputs[:, 0] = x
-    torch.mul(x[:, None], power[:, :, None].to(x.dtype), out=inputs[:, 1:])
-    outputs = maps.view(bins, 2 * stems, -1).to(x.dtype) @ inputs.view(bins, -1, frames)        # [F, S * C, T]
-    return outputs.view(bins, stems, 2, frames).mul_((power / det)[:, :, None].to(x.dtype))
+    bins, stems, channels = space.shape[:3]
+    total = power.sum(dim=1, keepdim=True)
+    floor = (FLOOR * total.amax()).clamp(min=eps**0.5)
+    white = x.new_empty(bins, 1 + exact, 2 * channels, x.shape[-1], dtype=scale.dtype)
+    white[:, 0] = _whiten(x, power, space, floor).flatten(1, 2)
+    gains = (power * scale).to(scale.dtype)
+    maps = torch.view_as_real(torch.stack([space, 1j * space], dim=-1)).mT      # z -> R z as planes: [F, S, C, C, 2, 2]
+    maps = maps.transpose(3, 4).reshape(bins, stems, 2 * channels, 2 * channels).to(scale.dtype)
+    if exact:
+        if bool((total < NOBODY).any()):                                        # equal shares of what nobody claims
+            gains.masked_fill_(total < NOBODY, NOBODY * scale)
+        left = floor / total.clamp(min=stems * NOBODY)
+        torch.mul(white[:, 0], left.to(scale.dtype), out=white[:, 1])
+        maps = torch.cat([maps, torch.eye(2 * channels).to(maps).expand_as(maps)], dim=-1)
+    y = maps.flatten(1, 2) @ white.flatten(1, 2)
+    return y.view(bins, stems, channels, 2, -1).mul_(gains[:, :, None, None])
 
 
-def _filter_any(x: Tensor, power: Tensor, space: Tensor, floor: float) -> Tensor:
-    """The filter for any number of channels, solved in double precision."""
+def _whiten(x: Tensor, power: Tensor, space: Tensor, floor: Tensor) -> Tensor:
+    """C^-1 x for planes `[F, C, 2, T]`, with C = sum_k v_k R_k + floor I, in double precision.
+
+    Where channels are alike the determinant of C is a small difference of large products: single precision loses it,
+    and can even find it negative.
+    """
+    match x.shape[1]:
+        case 1:
+            return x / (space[:, :, 0].real.mT @ power + floor)[:, None]
+        case 2:
+            return _whiten_stereo(x, power, space, floor)
     total = torch.einsum("fjt,fjab->ftab", power.to(space.dtype), space)
-    total = total + floor * torch.eye(x.shape[-2], dtype=space.dtype, device=x.device)
-    white = torch.linalg.solve(total, x.to(space.dtype).mT)                     # C^-1 x: [F, T, C]
-    own = torch.einsum("fjt,fjab,ftb->fjat", power.to(space.dtype), space, white)
-    return own.to(x.dtype)
+    total = total + floor * torch.eye(x.shape[1], dtype=space.dtype, device=x.device)
+    white = torch.linalg.solve(total, torch.complex(*x.unbind(-2)).mT)          # [F, T, C]
+    return torch.view_as_real(white.mT).mT
+
+
+def _whiten_stereo(x: Tensor, power: Tensor, space: Tensor, floor: Tensor) -> Tensor:
+    """In closed form: C = [[a, b], [b*, d]] has the inverse [[d, -b], [-b*, a]] / (a d - |b|^2)."""
+    (a, b), (_, d) = (row.unbind(-1) for row in space.unbind(-2))               # [F, S]
+    ends = torch.stack([d.real, a.real], dim=1) @ power + floor                 # d, a: [F, 2, T]
+    real, imaginary = (torch.view_as_real(b).permute(0, 2, 1) @ power).unbind(1)
+    det = (ends[:, 0] * ends[:, 1]).addcmul_(real, real, value=-1).addcmul_(imaginary, imaginary, value=-1)
+    white, other = x * ends[:, :, None], x.flip(1)
+    white.addcmul_(other, real[:, None, None], value=-1)
+    for channel, sign in ((0, 1), (1, -1)):
+        white[:, channel, 0].addcmul_(other[:, channel, 1], imaginary, value=sign)
+        white[:, channel, 1].addcmul_(other[:, channel, 0], imaginary, value=-sign)
+    return white.div_(det[:, None, None])
 
 
 def _times(z: Tensor, gain: Tensor) -> Tensor:
     """Complex times real, as a complex product: broadcast over the pairs of `view_as_real` is up to 50 times slower."""
     return z * gain.to(z.dtype)
 
-
-def _square(z: Tensor) -> Tensor:
-    """|z|^2 without a square root."""
-    return torch.addcmul(z.real.square(), z.imag, z.imag)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from separator.dsp.segments import cut, join
+from separator.dsp.segments import Segments
 from separator.dsp.stft import Stft
-from separator.dsp.wiener import refine
+from separator.dsp.wiener import WINDOW, refine
 from separator.separate import Separator
 
 Method = Callable[[Iterable[Tensor], int], Iterator[Tensor]]
@@ -17,8 +17,6 @@ Method = Callable[[Iterable[Tensor], int], Iterator[Tensor]]
 The estimates are of the first S stems. One pass, in fixed memory.
 """
 
-SEGMENT_S = 20      # oracles work on this much at a time
-OVERLAP_S = 1
 
 
 def model(separator: Separator, stems: Sequence[str] | None = None) -> Method:
@@ -41,7 +39,7 @@ def ratio_mask(blocks: Iterable[Tensor], rate: int, power: int = 1) -> Iterator[
         part = stems.abs() ** power
         return mix * part / part.sum(dim=0).clamp_min(1e-12**power)
 
-    return _in_segments(masked, blocks, rate)
+    return _in_segments(masked, blocks)
 
 
 def power_ratio_mask(blocks: Iterable[Tensor], rate: int) -> Iterator[Tensor]:
@@ -52,9 +50,9 @@ def power_ratio_mask(blocks: Iterable[Tensor], rate: int) -> Iterator[Tensor]:
 def wiener_filter(blocks: Iterable[Tensor], rate: int) -> Iterator[Tensor]:
     """An oracle: the multichannel Wiener filter (see `refine`) whose powers and covariances are the true stems'.
 
-    The spatial covariances are those of each segment of `SEGMENT_S`.
+    The spatial covariances are those of windows of 300 frames, as in `openunmix`.
     """
-    return _in_segments(refine, blocks, rate)
+    return _in_segments(refine, blocks)
 
 
 ORACLES: Mapping[str, Method] = {
@@ -65,16 +63,16 @@ ORACLES: Mapping[str, Method] = {
 }
 
 
-def _in_segments(
-    estimate: Callable[[Tensor, Tensor], Tensor], blocks: Iterable[Tensor], rate: int
-) -> Iterator[Tensor]:
+def _in_segments(estimate: Callable[[Tensor, Tensor], Tensor], blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Apply `estimate` to spectra, mix `[2, F, T]` and stems `[A, 2, F, T]` -> `[A, 2, F, T]`, n_fft 4096, hop 1024."""
     stft = Stft(4096, 1024)
-    overlap = OVERLAP_S * rate // 2 * 2
+    segments = Segments(stft, kept=WINDOW)
 
     def separated(segment: Tensor) -> Tensor:
-        spectra = stft(segment.unflatten(0, (-1, 2)))  # [1 + A, 2, F, T]
-        return stft.inverse(estimate(spectra[0], spectra[1:]), segment.shape[-1])
+        spectra = stft.analyse(segment.unflatten(0, (-1, 2)))  # [1 + A, 2, F, T]
+        estimates = estimate(spectra[0], spectra[1:])
+        sums = segment.new_zeros(*estimates.shape[:2], stft.samples(estimates.shape[-1]))
+        stft.overlap_add(sums, estimates, 0)
+        return sums
 
-    segments = cut((block.flatten(0, 1) for block in blocks), SEGMENT_S * rate, overlap)
-    return join(map(separated, segments), overlap, overlap // 4 * 2)
+    return segments.join(separated(segment) for segment, _ in segments.cut(block.flatten(0, 1) for block in blocks))
