@@ -125,7 +125,7 @@ def test_segments_of_a_long_song_equal_its_whole_song() -> None:
     mix = 0.3 * torch.randn(2, 1230 * 1024) * torch.linspace(0.2, 1, 1230 * 1024)
     for niter in (0, 1):
         separator = Separator(card, ours, wiener=niter, exact_sum=False, precision="fp32")
-        assert separator.kept == 600
+        assert separator.kept == (600 if niter else 603)
         result = torch.stack(list(separator.separate(mix, 44_100).values()))
         oracle = Oracle(theirs, niter=niter, wiener_win_len=300)
         oracle.freeze()
