@@ -56,6 +56,7 @@ def read_card(path: Path) -> ModelCard:
     try:
         fields = json.loads(metadata["card"])
         family = fields["spec"]["family"]
+        fields.pop("fade_s", None)      # of files from before the transform's own window was the cross-fade
         if family not in FAMILIES:
             raise ModelError(f"{path} is of the unknown family {family!r}; known: {', '.join(FAMILIES)}",
                              hint="a newer sepctl may know it")

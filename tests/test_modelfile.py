@@ -58,6 +58,12 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "tiny.safetensors"
 
 
+def test_a_file_with_the_cross_fade_of_before_is_still_read(saved: Path) -> None:
+    before = CARDS["umx"].model_dump(mode="json") | {"fade_s": 0.1}
+    rewrite(saved, {"card": json.dumps(before)})
+    assert load(saved)[0] == CARDS["umx"]
+
+
 @pytest.mark.parametrize("family", CARDS)
 def test_load_undoes_save(family: str, tmp_path: Path) -> None:
     card, estimator, path = CARDS[family], make(CARDS[family]), tmp_path / "deep" / "m.safetensors"
