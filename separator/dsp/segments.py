@@ -21,7 +21,7 @@ class Segments:
     made of the kept frames is overlapped and added across segments as within them: the transform's own window is the
     cross-fade, and with nothing changed the song comes back.
 
-    Holds one segment and a block, however long the song is. `samples` counts what has been cut so far.
+    Holds one segment and a block, however long the song is. `samples` counts what has come in so far.
     """
 
     def __init__(self, stft: Stft, kept: int, context: int = 0) -> None:

@@ -18,11 +18,6 @@ FLOOR = 1e-10       # of the largest power: the least regularisation that double
 NOBODY = 1e-30      # a power below which nobody claims a bin
 
 
-def apply_masks(mix: Tensor, masks: Tensor) -> Tensor:
-    """Stems as masked mixes: mix `[..., C, F, T]` times masks `[..., S, C, F, T]` -> `[..., S, C, F, T]`."""
-    return _times(mix.unsqueeze(-4), masks)
-
-
 def share_masks(masks: Tensor) -> Tensor:
     """Masks that sum to one: what no stem claims is given out in proportion to the stems' power in each bin.
 
@@ -214,9 +209,3 @@ def _whiten_stereo(x: Tensor, power: Tensor, space: Tensor, floor: Tensor) -> Te
         white[:, channel, 0].addcmul_(other[:, channel, 1], imaginary, value=sign)
         white[:, channel, 1].addcmul_(other[:, channel, 0], imaginary, value=-sign)
     return white.div_(det[:, None, None])
-
-
-def _times(z: Tensor, gain: Tensor) -> Tensor:
-    """Complex times real, as a complex product: broadcast over the pairs of `view_as_real` is up to 50 times slower."""
-    return z * gain.to(z.dtype)
-
