@@ -80,7 +80,7 @@ class _Pool(Generic[Task, Result]):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._start), daemon=True)
             self._workers[ours] = process, number  # before it lives, so that an interrupt ends it
-            with theirs, few_threads(self._threads), _later_signals():  # theirs alone: their death ends the stream
+            with theirs, few_threads(self._threads), later_signals():  # theirs alone: their death ends the stream
                 process.start()
         except OSError as error:
             fact = f"no further process can be started: {error.strerror or error}"
@@ -122,7 +122,7 @@ class _Pool(Generic[Task, Result]):
 
 def _serve(connection: Connection, start: Start[Task, Result]) -> None:
     """A worker's life: tasks in, `(started, outcome)` out, until the other end is closed."""
-    for number in SIGNALS:  # they go to all processes of a terminal; the first one answers; see `_later_signals`
+    for number in SIGNALS:  # they go to all processes of a terminal; the first one answers; see `later_signals`
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
@@ -183,7 +183,7 @@ def few_threads(threads: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _later_signals() -> Iterator[None]:
+def later_signals() -> Iterator[None]:
     """Children started meanwhile are deaf to `SIGNALS` from their first moment on; here none is lost, only late."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -194,3 +194,9 @@ def _later_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def heed_signals() -> None:
+    """In a child started in `later_signals`, once it knows what to do: hear them again."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -367,6 +367,25 @@ def test_one_interrupt_finishes_the_song_in_work(tmp_path: Path, tiny_model: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc for the children of a process")
+def test_an_interrupt_while_workers_start_is_not_theirs(tmp_path: Path, tiny_model: Path) -> None:
+    """A terminal's Ctrl-C goes to all processes of its group, also to those that still import."""
+    names = [noise(tmp_path / f"{number}.wav").name for number in range(3)]
+    command = [sys.executable, "-m", "separator", "split", "-m", str(tiny_model), "--jobs", "2", *names]
+    with subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while process.poll() is None and len(children.read_text().split()) < 3:     # the resource tracker is one
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr and "died" not in stderr
+    assert "3 songs: 2 done, 1 not begun, in" in stderr
+    assert len(stdout.splitlines()) == 2 * len(STEMS)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_song_that_takes_too_long_is_given_up_and_leaves_nothing(tmp_path: Path, tiny_model: Path) -> None:
     noise(tmp_path / "first.wav")

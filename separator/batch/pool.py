@@ -15,7 +15,7 @@ from separator.batch import engine
 from separator.batch.engine import Crew, Died, Worker
 from separator.batch.plan import Task
 from separator.batch.worker import Message, Work, serve
-from separator.parallel import few_threads
+from separator.parallel import few_threads, later_signals
 
 MOST = 8                        # workers on processors that are started unasked
 WORKER_BYTES = 1_500_000_000    # of each: 1.1 GB were measured for the umxhq size, and a third more
@@ -76,7 +76,7 @@ class _Process(Worker):
         self.connection, theirs = context.Pipe()
         level = logging.getLogger("separator").getEffectiveLevel()
         self._process = context.Process(target=serve, args=(theirs, work, threads, level), daemon=True)
-        with few_threads(threads):
+        with few_threads(threads), later_signals():
             self._process.start()
         theirs.close()                                          # so that the end of the process ends the connection
 

@@ -23,7 +23,7 @@ from separator.errors import ResourceError, SepctlError
 from separator.failures import as_sepctl
 from separator.jobs import Job, is_done
 from separator.modelfile import file_sha256
-from separator.parallel import end_with_parent
+from separator.parallel import end_with_parent, heed_signals
 from separator.remote import StorageError, publish
 from separator.separate import Separator
 from separator.split import Progress, SongResult, split_song
@@ -226,6 +226,7 @@ def serve(connection: Connection, open_work: Callable[[], Work], threads: int, l
 
     torch.set_num_threads(threads)
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+        heed_signals()
         work = open_work()
         connection.send(Ready())
         while True:
