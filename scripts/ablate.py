@@ -6,15 +6,16 @@ The plan names a configuration, what all runs share, the seeds, folders of songs
 is written as for `sepctl train --set`:
 
     config: configs/mini.yaml
-    common: [budget.max_steps=800]
+    common: ["budget={max_steps: 800}"]
     seeds: [1, 2]
-    score: [songs/valid]
+    score: {real: songs/valid, made: songs/made}
     variants:
       as it is: []
       without dropped stems: [augment.drop_stem=0]
 
-A run that is there already is kept, and one that was interrupted goes on. SDR is global, over whole songs, their mean.
-Differences between seeds say what differences between variants are worth: the table gives mean and half range.
+A run that is there already is kept, and one that was interrupted goes on. SDR is global, over whole songs. The table
+has a column per stem, the mean over the folders, and one per folder, the mean over the stems. Differences between seeds
+say what differences between variants are worth: each cell gives mean and half range.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from separator.modelfile import file_sha256
 from separator.separate import Separator
 from separator.train.status import status
 
-Scores = Mapping[str, float]  # SDR in dB by stem
+Scores = Mapping[str, Mapping[str, float]]  # SDR in dB by folder and stem
 
 
 class Plan(Frozen):
@@ -51,7 +52,7 @@ class Plan(Frozen):
     config: Path
     common: tuple[str, ...] = ()
     seeds: tuple[int, ...] = Field(min_length=1)
-    score: tuple[Path, ...] = Field(min_length=1)
+    score: Mapping[str, Path] = Field(min_length=1)
     variants: Mapping[str, tuple[str, ...]] = Field(min_length=1)
 
 
@@ -70,29 +71,39 @@ def train(plan: Plan, name: str, seed: int, folder: Path, threads: int) -> tuple
 
 
 def _sepctl(command: Sequence[str]) -> None:
-    subprocess.run([sys.executable, "-m", "separator", *command[1:]], check=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", "separator", *command[1:]], stdin=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said what is wrong
 
 
-def scores(path: Path, folders: Sequence[Path]) -> Scores:
-    """Global SDR per stem, the mean over all songs."""
+def scores(path: Path, folders: Mapping[str, Path]) -> Scores:
+    """Global SDR per folder and stem, each the mean over the folder's songs that have the stem."""
     separator = Separator.load(path, precision="fp32")
-    songs = [song for folder in folders for song in true_songs(folder, separator.stems)]
-    every = torch.stack([score(song, separator.stems, model(separator)).global_sdr() for song in songs])
-    return dict(zip(separator.stems, every.nanmean(dim=0).tolist(), strict=True))
+    stems = separator.stems
+
+    def mean(folder: Path) -> dict[str, float]:
+        every = [score(song, stems, model(separator)).global_sdr() for song in true_songs(folder, stems)]
+        return dict(zip(stems, torch.stack(every).nanmean(dim=0).tolist(), strict=True))
+
+    return {name: mean(folder) for name, folder in folders.items()}
 
 
 def table(found: Mapping[str, Sequence[Scores]]) -> str:
-    """A row per variant, the best mean first: mean over seeds, and half the range between them."""
-    stems = list(next(iter(found.values()))[0])
+    """A row per variant, the best mean first: means over folders and over stems, and half the range between seeds."""
+    first = next(iter(found.values()))[0]
+    stems = list(next(iter(first.values())))
+
+    def cells(run: Scores) -> list[float]:
+        by_stem = [fmean(folder[stem] for folder in run.values()) for stem in stems]
+        return [*by_stem, *(fmean(folder.values()) for folder in run.values()), fmean(by_stem)]
 
     def cell(values: Sequence[float]) -> str:
         return f"{fmean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
 
-    lines = [f"| | {' | '.join(stems)} | mean |", f"|{'---|' * (len(stems) + 2)}"]
-    means = {name: [fmean(each.values()) for each in runs] for name, runs in found.items()}
-    for name in sorted(found, key=lambda name: -fmean(means[name])):
-        cells = [cell([each[stem] for each in found[name]]) for stem in stems]
-        lines.append(f"| {name} | {' | '.join(cells)} | {cell(means[name])} |")
+    lines = [f"| | {' | '.join([*stems, *first])} | mean |", f"|{'---|' * (len(stems) + len(first) + 2)}"]
+    rows = {name: list(zip(*map(cells, runs), strict=True)) for name, runs in found.items()}
+    for name in sorted(rows, key=lambda name: -fmean(rows[name][-1])):
+        lines.append(f"| {name} | {' | '.join(map(cell, rows[name]))} |")
     return "\n".join(lines)
 
 
