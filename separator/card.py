@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -74,6 +74,10 @@ class ModelCard(Frozen):
         if self.segment_s <= 2 * self.context_s:
             raise ValueError("segment_s must exceed 2 * context_s")
         return self
+
+    def heir(self, stems: Sequence[str]) -> int | None:
+        """Which of these stems is the residual one, if any."""
+        return None if self.residual is None else stems.index(self.residual)
 
     @property
     def bins(self) -> int:

@@ -57,8 +57,9 @@ class Separator:
             knows the others as one, all that the wanted ones leave, which costs some quality and saves the time.
         rest: name of one more output, the mix minus the stems wanted.
         wiener: iterations of the multichannel Wiener filter, 0 for masks only; None: what the card says.
-        exact_sum: make all stems together sum to the mix. In each bin they share what none of them claims; what
-            remains then, rounding and sound above the model's range, goes to `card.residual`, or to the last stem.
+        exact_sum: make all stems together sum to the mix: what none of them claims of a bin is shared out, or goes to
+            `card.residual` if it is much (`share_masks`); what remains then, rounding and sound above the model's
+            range, goes there too, or to the last stem.
             Without effect where not all the stems are wanted, and on a model whose stems are not the whole mix: one
             of a single stem, or one whose card is not `complete`.
         batch: segments that pass the network together, at most; None: 8 on a CPU, 32 on CUDA.
@@ -188,7 +189,7 @@ class Separator:
                 yield from ((stem, first, block) for first, block in in_blocks(spectrum))
             return
         masks = self._estimator.masks(heard, self._wanted, frames)
-        for stem, mask in enumerate(share_masks(masks) if exact else masks):
+        for stem, mask in enumerate(share_masks(masks, self.card.heir(self._wanted)) if exact else masks):
             for (first, block), (_, gains) in zip(in_blocks(mix), in_blocks(mask), strict=True):
                 yield stem, first, self._masked(block, gains)
 
@@ -289,8 +290,8 @@ class Separator:
             return torch.cat([stems, (mix - stems.sum(0))[None]])
         stems = stems.clone()
         if self.exact_sum and self._whole:
-            heir = -1 if self.card.residual is None else self._wanted.index(self.card.residual)
-            stems[heir] += mix - stems.sum(0)
+            heir = self.card.heir(self._wanted)
+            stems[-1 if heir is None else heir] += mix - stems.sum(0)
         return stems
 
     def _widen(self, block: Tensor) -> Tensor:

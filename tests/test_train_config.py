@@ -88,6 +88,14 @@ def test_what_cannot_be_is_refused_with_its_key(path, override, told):
         load(path, [override])
 
 
+def test_an_exact_sum_is_for_models_of_the_whole_mix(path):
+    assert load(path, ["loss.exact_sum=true"]).loss.exact_sum
+    some = ["data.stems=[low, high, mid]", "model.complete=false"]
+    load(path, some)
+    with pytest.raises(ConfigError, match="loss.exact_sum is for models that give out the whole mix"):
+        load(path, [*some, "loss.exact_sum=true"])
+
+
 def test_a_missing_key_is_named(path):
     path.write_text(yaml.safe_dump({key: value for key, value in TRUNK.items() if key != "budget"}))
     assert "c.yaml: budget: Field required" in refused(path)

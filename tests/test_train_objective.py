@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from separator.card import ModelCard
+from separator.dsp.wiener import share_masks
 from separator.models import build
 from separator.train import losses
 from separator.train.losses import Loss
@@ -17,8 +18,8 @@ TRUNK |= {"fine_bins": 16, "mask_bands": 24}
 UMX = {"family": "umx", "hidden": 8, "layers": 1, "kept_bins": 100}
 
 
-def card(spec, stems=STEMS):
-    return ModelCard.model_validate({"name": "tiny", "stems": stems, "n_fft": N_FFT, "hop": HOP, "spec": spec})
+def card(spec, stems=STEMS, **more):
+    return ModelCard.model_validate({"name": "tiny", "stems": stems, "n_fft": N_FFT, "hop": HOP, "spec": spec, **more})
 
 
 @pytest.fixture
@@ -38,9 +39,9 @@ def masks_of_network(model, planes):
     return model.network(spectrum, model.card.stems).mT  # [B, S, C, T, F]
 
 
-@pytest.mark.parametrize(("first", "stride"), [(0, 1), (1, 2)])
-def test_both_roads_of_a_trunk_give_one_loss_one_gradient_and_one_score(planes, first, stride):
-    loss = Loss(thresholded_sdr=0.7, groups=5)
+@pytest.mark.parametrize(("first", "stride", "exact_sum"), [(0, 1, False), (1, 2, False), (1, 2, True)])
+def test_both_roads_of_a_trunk_give_one_loss_one_gradient_and_one_score(planes, first, stride, exact_sum):
+    loss = Loss(thresholded_sdr=0.7, groups=5, exact_sum=exact_sum)
     quick = objective(card(TRUNK), STEMS, loss)
     slow = SpectrumObjective(card(TRUNK), STEMS, loss)
     slow.load_state_dict(quick.state_dict())
@@ -68,6 +69,22 @@ def test_training_masks_are_those_of_separation(planes, spec):
     error = (masks[:, :, :, None] * mix - stems).square().sum((2, 3, 4, 5))
     ratio = 10 * torch.log10(stems.square().sum((2, 3, 4, 5)) / error)
     torch.testing.assert_close(model.judge(batch_of(model, planes))[1], ratio, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("residual", [None, "b"])
+@pytest.mark.parametrize("spec", [TRUNK, UMX], ids=["trunk", "umx"])
+def test_with_an_exact_sum_the_errors_of_all_stems_cancel(planes, spec, residual):
+    loss = Loss(thresholded_sdr=0, complex_l1=1, exact_sum=True)
+    model = objective(card(spec, residual=residual), STEMS, loss).eval()
+    assert isinstance(model, SpectrumObjective)
+    batch = batch_of(model, planes)
+    masks, raw = model._masks(batch), masks_of_network(model, planes)
+    torch.testing.assert_close(masks.sum(1), torch.ones_like(masks[:, 0]), rtol=1e-5, atol=1e-5)
+    expected = share_masks(raw.mT, residual and 1).mT  # what separation does
+    torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-5)
+    assert (raw.sum(1) - 1).abs().max() > 0.01
+    error = batch.stems - masks[:, :, :, None] * batch.mix
+    torch.testing.assert_close(error.sum(1), torch.zeros_like(error[:, 0]), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("spec", [TRUNK, UMX], ids=["trunk", "umx"])

@@ -269,15 +269,31 @@ def test_filtered_silence_is_silent() -> None:
     assert not filter_masks(mix, by_bins(torch.rand(3, 2, *mix.shape[1:])), exact=True).any()
 
 
+@pytest.mark.parametrize("residual", [None, 0, 2])
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_shared_masks_sum_to_one_and_share_what_is_left_by_power(batch: tuple[int, ...]) -> None:
-    masks = torch.rand(*batch, 4, 2, 20, 30)
+def test_shared_masks_sum_to_one(batch: tuple[int, ...], residual: int | None) -> None:
+    masks = torch.rand(*batch, 4, 2, 20, 30) * torch.rand(20, 1)                # more than the mix, and less
     masks[..., 3, :] = 0                                                        # nobody claims the fourth bin
     before = masks.clone()
-    shared = share_masks(masks)
-    assert torch.equal(masks, before)
+    shared = share_masks(masks, residual)
+    assert torch.equal(masks, before) and bool((shared >= 0).all())
     torch.testing.assert_close(shared.sum(-4), torch.ones(*batch, 2, 20, 30))
-    torch.testing.assert_close(shared[..., 3, :], torch.full_like(shared[..., 3, :], 0.25))
-    added = (shared - before)[..., :3, :] / (1 - before.sum(-4, keepdim=True))[..., :3, :]
-    power = before.square()[..., :3, :]
-    torch.testing.assert_close(added, power / power.sum(-4, keepdim=True), rtol=0, atol=1e-3)
+    heir = shared[..., 3, :] if residual is None else shared.select(-4, residual)[..., 3, :]
+    torch.testing.assert_close(heir, torch.full_like(heir, 0.25 if residual is None else 1))
+    masks.requires_grad_()
+    (share_masks(masks, residual) * torch.rand_like(masks)).sum().backward()
+    assert masks.grad is not None and bool(masks.grad.isfinite().all())         # nobody's bin as well
+
+
+@pytest.mark.parametrize(
+    ("masks", "residual", "shared"),
+    [
+        ([0.6, 0.6, 0.8], 1, [0.3, 0.3, 0.4]),          # too much claimed
+        ([0.6, 0.3, 0.1], 1, [0.6, 0.3, 0.1]),
+        ([0.4, 0.2, 0.2], 1, [0.48, 0.28, 0.24]),       # a fifth left: each a fifth more, 0.04 to the residual
+        ([0.4, 0.2, 0.2], None, [0.5, 0.25, 0.25]),
+    ],
+)
+def test_how_shared_masks_share(masks: list[float], residual: int | None, shared: list[float]) -> None:
+    found = share_masks(torch.tensor(masks)[:, None, None, None], residual)
+    torch.testing.assert_close(found.flatten(), torch.tensor(shared))

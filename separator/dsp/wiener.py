@@ -18,17 +18,23 @@ FLOOR = 1e-10       # of the largest power: the least regularisation that double
 NOBODY = 1e-30      # a power below which nobody claims a bin
 
 
-def share_masks(masks: Tensor) -> Tensor:
-    """Masks that sum to one: what no stem claims is given out in proportion to the stems' power in each bin.
+def share_masks(masks: Tensor, residual: int | None = None) -> Tensor:
+    """Masks that sum to one.
 
-    Where all masks are zero they get equal shares. Element by element, so masks of bands do as well as masks of bins.
+    Where stems claim more than there is, all give way in proportion. Of a part d that no stem claims, each gets its
+    mask times d, and the residual what then is left, d^2: small gaps are an uncertainty of all, and large ones
+    something that no stem knows. Without a residual stem all is shared out in proportion, where no stem claims
+    anything in equal parts. Element by element, so masks of bands do as well as masks of bins; differentiable.
 
-    Shape: masks `[..., S, C, F, T]`, real -> new masks of the same shape.
+    Shape: masks `[..., S, C, F, T]`, real and not negative -> new masks of the same shape; `residual` is a number of S.
     """
-    power = masks.square()
-    total = _sum_stems(power)
-    share = torch.where(total > 0, power / total, 1 / masks.shape[-4])
-    return torch.addcmul(masks, 1 - _sum_stems(masks), share)
+    total = _sum_stems(masks)
+    if residual is None:
+        return (masks + NOBODY) / (total + masks.shape[-4] * NOBODY)
+    left = (1 - total).clamp_min(0)
+    shared = masks * (total.clamp_min(1).reciprocal() + left)
+    shared.narrow(-4, residual, 1).addcmul_(left, left)
+    return shared
 
 
 def _sum_stems(values: Tensor) -> Tensor:

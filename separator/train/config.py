@@ -91,6 +91,8 @@ class Config(Frozen):
         return None
 
     def _loss_fault(self) -> str | None:
+        if self.loss.exact_sum and len(self.sources) > len(self.model.stems):
+            return "loss.exact_sum is for models that give out the whole mix: data.stems holds more than model.stems"
         if self.loss.waveform_l1 and self.data.stride > 1:
             return f"loss.waveform_l1 needs every frame: set data.stride to 1 (it is {self.data.stride})"
         length = round(self.data.excerpt_s * self.model.sample_rate)

@@ -22,6 +22,7 @@ class Loss(Frozen):
     complex_l1: NonNegativeFloat = 0.0
     magnitude_mse: NonNegativeFloat = 0.0  # Open-Unmix's
     waveform_l1: NonNegativeFloat = 0.0
+    exact_sum: bool = False  # judge the masks as they are used: made to sum to one
     combinations: bool = False  # judge sums of stems as well as single ones
     threshold_db: PositiveFloat = 20.0  # errors this far below the mix no longer count: more would pay for silencing
     groups: PositiveInt = 8  # band groups judged one by one, so that quiet treble counts as well

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from separator import modelfile
 from separator.card import ModelCard
 from separator.dsp.stft import Stft
+from separator.dsp.wiener import share_masks
 from separator.errors import ConfigError
 from separator.models import build
 from separator.models.trunk import Trunk, pool
@@ -96,6 +97,10 @@ class Objective(nn.Module, ABC):
                 )
         self.network.load_state_dict(network.state_dict())
 
+    def _shared(self, masks: Tensor) -> Tensor:
+        """As `Separator` uses them with `exact_sum`, if the loss is to see that. Shape: `[B, S, C, any, any]`."""
+        return share_masks(masks, self.card.heir(self.card.stems)) if self.loss.exact_sum else masks
+
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, self.dtype, enabled=self.dtype is not None)
 
@@ -123,7 +128,7 @@ class BandObjective(Objective):
         features = self.network.features(batch.power)
         with self._autocast(features.device):
             masks = self.network.band_masks(features, self.card.stems, slice(batch.first, None, batch.stride))
-        return masks.float()
+        return self._shared(masks.float())
 
     def _loss(self, error: Tensor, batch: BandSums) -> Tensor:
         value = losses.thresholded_sdr(error.sum(dim=(2, 3)), batch.mix.sum(dim=(2, 3)), self.loss)
@@ -176,12 +181,12 @@ class SpectrumObjective(Objective):
             features = self.network.features(bands.inner(planes, planes).transpose(2, 3))
             with self._autocast(features.device):
                 masks = self.network.band_masks(features, self.card.stems, frames)
-            return masks.float()[..., self.network.band_of_bin]
+            return self._shared(masks.float())[..., self.network.band_of_bin]
         assert isinstance(self.network, Umx)
         magnitude = losses.magnitude(planes).permute(2, 0, 1, 3).contiguous()  # [T, B, C, F]
         with self._autocast(magnitude.device):
             gains = [self.network[stem](magnitude)[frames] for stem in self.card.stems]
-        return torch.stack(gains, dim=1).float().permute(2, 1, 3, 0, 4)
+        return self._shared(torch.stack(gains, dim=1).float().permute(2, 1, 3, 0, 4))
 
     def _loss(self, masks: Tensor, mix: Tensor, stems: Tensor) -> Tensor:
         if not self.loss.combinations:
