@@ -17,7 +17,7 @@ from separator.atomic import write_error
 from separator.download import UNWRITABLE, Progress, download
 from separator.errors import ModelError, UsageError
 from separator.modelfile import file_sha256, save
-from separator.registry import Entry, Registry, offline_asked, written_as_path
+from separator.registry import SUFFIX, Entry, Registry, offline_asked, written_as_path
 from separator.umxfiles import find_pth, import_umx
 
 if TYPE_CHECKING:
@@ -67,8 +67,12 @@ def import_folder(registry: Registry, folder: Path, name: str, *, out: Path | No
 
     For a name of the registry the files must be the published ones, and licence and authors come from there;
     `fields` (licence, source, ...) fill the card of any other. Raises `ModelError` as `import_umx` does, and
-    `UsageError` where the file exists already, unless `overwrite` allows to replace it.
+    `UsageError` where the name reads as a path, and where the file exists already, unless `overwrite` allows to
+    replace it.
     """
+    if name.endswith(SUFFIX):
+        raise UsageError(f"a model called {name} could never be loaded by its name: it reads as a path",
+                         hint=f"--name {name.removesuffix(SUFFIX)}")
     entry = registry.accept(name, accept_license)
     if entry and not entry.files:
         raise ModelError(f"{name} is the name of a bundled model", hint="choose another --name")

@@ -140,6 +140,11 @@ class Registry:
                              hint="if you agree, run the same command with --accept-license")
         return entry
 
+    def recorded(self, name: str, path: Path) -> str | None:
+        """The SHA-256 that `resolve` checked the file of a model against, None where there is none."""
+        entry = self.entries.get(name)
+        return entry.sha256 if entry and not entry.files else _recorded(path)
+
     def record(self, path: Path, sha256: str) -> None:
         """Write the side file that `path` is checked against."""
         with replacing(_side_file(path)) as file:

@@ -103,7 +103,7 @@ def test_import_to_a_file(sepctl: Sepctl, folder: Path, tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, f"{out}\n")
     assert read_card(out).name == "mine"
     assert read_card(out).licence == "unknown"
-    assert sepctl("verify", out).exit_code == 0
+    assert sepctl("verify", out).stdout == f"{out}: whole; no hash on record {out}\n"
 
 
 @pytest.mark.parametrize("to_file", [True, False])
@@ -142,6 +142,7 @@ def test_one_bad_model_does_not_hide_the_others(sepctl: Sepctl, registry: Regist
     (["verify", "tinny"], 4, "did you mean tiny"),
     (["import", "nowhere", "--name", "x"], 4, "is not a folder"),
     (["import", "nowhere"], 2, "--name"),
+    (["import", "nowhere", "--name", "my.safetensors"], 2, "it reads as a path"),
     (["verify"], 0, "no model is bundled or in the cache"),
 ])
 def test_what_goes_wrong_is_told_on_stderr(sepctl: Sepctl, words: list[str], code: int, told: str) -> None:

@@ -99,7 +99,10 @@ def pull(name: str, accept_license: bool, offline: bool) -> None:
 @models.command()
 @click.argument("names", nargs=-1)
 def verify(names: tuple[str, ...]) -> None:
-    """Check that model files are whole and unchanged; without NAMES, all that are bundled or in the cache."""
+    """Check that model files are whole and unchanged; without NAMES, all that are bundled or in the cache.
+
+    Unchanged is what has the SHA-256 on record; a file beside which none lies can only be found whole.
+    """
     from separator.registry import default
 
     registry = default()
@@ -114,7 +117,7 @@ def verify(names: tuple[str, ...]) -> None:
             failed += 1
             click.echo(f"{name}: {error}", err=True)
         else:
-            click.echo(f"{name}: OK {path}")
+            click.echo(f"{name}: {'OK' if registry.recorded(name, path) else 'whole; no hash on record'} {path}")
     if failed:
         raise ModelError(f"{failed} of {len(chosen)} models failed", hint="sepctl models pull NAME replaces a bad file")
 
