@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from separator.batch.manifest import Manifest, about, latest, open_manifest, read
-from separator.batch.plan import Task, settle
+from separator.batch.manifest import Manifest, about, latest, open_manifest, read, state
+from separator.batch.plan import Task, finished_by, settle, unhashed
 from separator.errors import AudioError, UsageError
 from separator.jobs import Job, Song
+from separator.remote import path_of
 
 
 def line(name: str = "a", status: str = "done", **more: Any) -> dict[str, Any]:
@@ -39,8 +40,9 @@ def test_each_line_is_on_the_disk_before_the_call_returns(tmp_path: Path, monkey
             assert synced[-1].endswith(json.dumps(line(name)).encode() + b"\n")
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"schema": 1, "status": "do', b"\0" * 9000, b"x" * 5000])
-@pytest.mark.parametrize("whole", [0, 1, 3])
+@pytest.mark.parametrize(("torn", "whole"), [
+    (torn, whole) for torn in (b"{", b'{"schema": 1, "status": "do', b"\0" * 9000, b"x" * 5000) for whole in (0, 1, 3)
+    if whole or not torn.startswith(b"x")])
 def test_a_torn_last_line_is_cut_off(tmp_path: Path, torn: bytes, whole: int, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "m.jsonl"
     before = b"".join(json.dumps(line(str(number))).encode() + b"\n" for number in range(whole))
@@ -52,6 +54,24 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, torn: bytes, whole: int, ca
             manifest.append(line("new"))
     assert "torn last line" in caplog.text
     assert path.read_bytes() == before + json.dumps(line("new")).encode() + b"\n"
+
+
+@pytest.mark.parametrize("content", [
+    b"my notes\nprecious last line", b"one line", b"one line\n", b'{"my": "json"}\n{"no end', b"[1]\n", b"\n",
+    b'{"schema": 1, "event": "done", "song": "a.wav"}\n', json.dumps({**line(), "schema": 2}).encode() + b"\n",
+    b"x" * (1 << 21)])
+def test_no_byte_of_another_file_is_touched(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "notes.txt").write_bytes(content)
+    with pytest.raises(UsageError, match=r"notes\.txt"), open_manifest(tmp_path / "notes.txt"):
+        pass
+    assert (tmp_path / "notes.txt").read_bytes() == content
+
+
+def test_a_folder_is_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, Path("."), Path("")):
+        with pytest.raises(UsageError, match="is a folder"), open_manifest(path):
+            pass
 
 
 def test_a_whole_manifest_is_left_as_it_is(tmp_path: Path) -> None:
@@ -83,6 +103,9 @@ def test_a_later_version_and_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**line(), "schema": 2}) + "\n")
     with pytest.raises(UsageError, match="line 1 has schema 2, known is 1"):
         list(read(path))
+    path.write_text(json.dumps(line()) + '\n{"schema": 1, "event": "done", "song": "a.wav"}\n')
+    with pytest.raises(UsageError, match=r"m\.jsonl: line 2 does not tell what became of a song"):
+        list(read(path))
     with pytest.raises(AudioError, match="cannot be read"):
         list(read(tmp_path / "none.jsonl"))
     (tmp_path / "file").touch()
@@ -90,12 +113,13 @@ def test_a_later_version_and_other_files_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_the_latest_word_counts_but_a_failure_undoes_nothing(tmp_path: Path) -> None:
+def test_the_latest_of_what_is_wanted_counts_whatever_the_files_are_called(tmp_path: Path) -> None:
     one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
-    for path, records in ((one, [line("a", n=1), line("b", "failed"), line("c", "failed"), line("a", n=2)]),
-                          (two, [line("a", "failed"), line("b", n=3), line("c", "failed", n=4)])):
+    for path, records in ((one, [line("a", at="3"), line("b", n=1), line("b", n=2), line("c", at="1")]),
+                          (two, [line("a", at="2"), line("b", "failed"), line("c", at="1", n=3)])):
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert latest([one, two]) == {"a": line("a", n=2), "b": line("b", n=3), "c": line("c", "failed", n=4)}
+    assert latest([one, two], lambda record: record["status"] == "done") == {
+        "a": line("a", at="3"), "b": line("b", n=2), "c": line("c", at="1", n=3)}
 
 
 # --- what it proves --------------------------------------------------------------------------------------------------
@@ -148,6 +172,42 @@ def test_other_work_is_to_be_done(finished: Any) -> None:
     assert verdict(task, failed) == "redo"
 
 
+def test_work_in_the_same_folder_does_not_hide_other_work(finished: Any, tmp_path: Path) -> None:
+    """Of another format, model, option or template, later in the manifest; nor does a failure."""
+    task, records = finished
+    (name, mine), = records.items()
+    others = [{**mine, **other, "at": "9999"} for other in (
+        {"model_sha256": "1" * 64}, {"options": {**mine["options"], "format": ["flac", "16", None]}},
+        {"outputs": {stem: {"path": f"x/{stem}.wav", "size": 1} for stem in JOB.stems}},
+        {"status": "failed", "outputs": {}}, {"input": "/elsewhere/song.wav"})]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (mine, *others)))
+    assert latest([tmp_path / "m.jsonl"], finished_by(JOB, [task])) == {name: mine}
+
+
+def test_songs_known_by_their_stamps_only_are_not_split_again_to_verify_them(
+    finished: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    task, records = finished
+    (name, done), = records.items()
+    bare = {stem: {key: output[key] for key in ("path", "size")} for stem, output in done["outputs"].items()}
+    skipped = {name: {**{key: value for key, value in done.items() if key != "sha256"}, "status": "skipped",
+                      "outputs": bare}}
+
+    def redone(records: dict[str, Any], *, resume: bool) -> bool:
+        todo, finished = settle([task], records, JOB, resume=resume, verify=True)
+        assert not finished
+        each, = unhashed(todo, records, JOB)
+        return each.redo
+
+    assert not redone(skipped, resume=True) and "cannot be verified" in caplog.text
+    caplog.clear()
+    assert not redone({}, resume=False) and "cannot be verified" in caplog.text
+    caplog.clear()
+    assert redone({}, resume=True)
+    Path("stems/bass.wav").write_bytes(b"bas")
+    assert redone(skipped, resume=True) and not caplog.text
+
+
 def test_a_touched_song_is_known_again_by_its_bytes(finished: Any) -> None:
     task, records = finished
     os.utime("song.wav", ns=(1, 1))
@@ -191,6 +251,10 @@ def test_a_stem_that_is_gone_or_short_is_made_again(finished: Any) -> None:
     assert verdict(task, records) == verdict(task, records, resume=False) == "redo"
     Path("stems/bass.wav").unlink()
     assert verdict(task, records) == verdict(task, records, resume=False) == "redo"
+
+
+def test_a_song_that_cannot_be_reached_has_no_state() -> None:
+    assert state(Song(path_of("ftp://127.0.0.1:1/x.wav"))) == (None, None)
 
 
 def test_a_song_that_is_gone_is_not_finished(finished: Any) -> None:

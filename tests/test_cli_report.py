@@ -85,6 +85,21 @@ def test_files_count_once_and_in_their_order(folder: Path) -> None:
     assert [Path(failure["input"]).stem for failure in told["failures"]] == ["x\n\udce9", "g", "a", "c 1", "e"]
 
 
+def test_the_end_of_a_song_is_its_last_in_time_not_by_the_names_of_files(tmp_path: Path) -> None:
+    for number, status, at in ((1, "skipped", "2026-01-01T00:00:02Z"), (2, "failed", "2026-01-01T00:00:01Z")):
+        error = {"error": {"class": "Crash", "fact": "", "hint": "", "exit_code": 1}}
+        text = json.dumps(line("a.mp3", status, at, **error))
+        (tmp_path / f"manifest-{number}-of-2.jsonl").write_text(text + "\n")
+    assert report(tmp_path).stdout == "1 songs: 0 done, 1 skipped, 0 failed\n"
+
+
+def test_events_are_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"schema": 1, "event": "started", "song": "a.wav"}\n')
+    done = report(tmp_path / "events.jsonl")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "events.jsonl: line 1 does not tell what became of a song" in done.stderr
+
+
 def test_an_empty_manifest_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").touch()
     assert report(tmp_path).stdout == "0 songs: 0 done, 0 skipped, 0 failed\n"

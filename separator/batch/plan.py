@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,11 +12,13 @@ from separator.audio.place import sweep
 from separator.batch.facts import Facts, facts
 from separator.batch.manifest import Record, outputs_of, state
 from separator.batch.shard import Shard, assign, keys, weights
-from separator.errors import AudioError, ModelError, ResourceError
+from separator.errors import AudioError, ModelError, ResourceError, UsageError
 from separator.jobs import Job, Song, plan
 from separator.modelfile import file_sha256
 from separator.remote import Url
 from separator.split import bytes_per_second, free_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,17 @@ def make(songs: Sequence[Song], job: Job, *, named: Collection[Path] = (), shard
     """The tasks of `shard` (None: all), in the order of `songs`; no song is opened for longer than its header takes.
 
     Songs that are stems of ours are left out, unless they are among those `named` one by one.
-    Raises UsageError as `jobs.plan` does: collisions between all songs count, files that exist only in this shard.
+    Raises UsageError where that leaves none, and as `jobs.plan` does: collisions between all songs count, files that
+    exist only in this shard.
     """
     shard = shard or Shard()
     known = {song: facts(song.path) for song in songs}
     taken = [song for song in songs if not known[song].ours or song.path in named]
+    if left_out := len(songs) - len(taken):
+        if not taken:
+            raise UsageError(f"nothing to split: left out, for they are stems that sepctl made, {left_out} files",
+                             hint="name one to have it split")
+        log.warning("left out, for they are stems that sepctl made: %d files; name one to have it split", left_out)
     mine = _of_shard(taken, known, shard)
     files = plan(taken, job, only=mine)
     return [_task(number, song, files[song], known[song], job) for number, song in enumerate(mine, start=1)]
@@ -53,7 +63,7 @@ def _of_shard(songs: Sequence[Song], known: Mapping[Song, Facts], shard: Shard) 
     if shard.count == 1:
         return list(songs)
     names = keys([song.path for song in songs])
-    heavy = weights([known[song].duration_s for song in songs], [song.size or 0 for song in songs])
+    heavy = weights([known[song].duration_s for song in songs], [state(song)[0] or 0 for song in songs])
     mine = set(assign(dict(zip(names, heavy, strict=True)), shard.count)[shard.index - 1])
     return [song for song, name in zip(songs, names, strict=True) if name in mine]
 
@@ -91,6 +101,36 @@ def settle(tasks: Sequence[Task], records: Mapping[str, Record], job: Job, *, re
     return todo, finished
 
 
+def finished_by(job: Job, tasks: Sequence[Task]) -> Callable[[Record], bool]:
+    """Which records tell that one of `tasks` was finished: by this model and options, into the same files.
+
+    Those of other work in the same folder tell nothing, nor do failures.
+    """
+    of = {task.song.key: task for task in tasks}
+
+    def told(record: Record) -> bool:
+        return record["input"] in of and _same_work(record, of[record["input"]], job)
+
+    return told
+
+
+def unhashed(todo: Sequence[Task], records: Mapping[str, Record], job: Job) -> list[Task]:
+    """`todo` of a batch that is verified, where no song is split again just because no record hashes its stems.
+
+    What its stems say of themselves is compared with the song, as ever; that this is less is told.
+    """
+    def is_unhashed(task: Task, record: Record | None) -> bool:
+        if record is None:
+            return not task.redo and not isinstance(job.out, Url) and _there(task) > 0
+        return record["status"] == "skipped" and _intact(record, task, job, hashed=False)
+
+    found = {task.number for task in todo if is_unhashed(task, records.get(task.song.key))}
+    if found and not job.overwrite:
+        log.warning("no record hashes the stems of %d songs: they are known by what they say of themselves, and "
+                    "cannot be verified; --overwrite makes them again", len(found))
+    return [replace(task, redo=False) if task.number in found else task for task in todo]
+
+
 def _same_work(record: Record, task: Task, job: Job) -> bool:
     made = {stem: job.out / path for stem, path in outputs_of(record, "path").items()}
     return (record.get("model_sha256"), record.get("options"), made) == (job.sha256, job.shaping, dict(task.paths))
@@ -126,11 +166,21 @@ def check_space(tasks: Sequence[Task], job: Job) -> None:
     """Refuse a batch whose stems surely do not fit, before any work. Raises ResourceError."""
     if isinstance(job.out, Url):
         return
-    need, free = sum(task.need_bytes or 0 for task in tasks), free_bytes(job.out)
+    need = sum(task.need_bytes - _there(task) for task in tasks if task.need_bytes is not None)
+    free = free_bytes(job.out)
     if need > free:
         raise ResourceError(
             f"the stems of {len(tasks)} songs need {need / 1e9:.1f} GB, but {job.out} has {free / 1e9:.1f} GB",
             hint="free some space, use another --out, or a smaller --format such as flac")
+
+
+def _there(task: Task) -> int:
+    """Bytes of the stems that are there already, and give way to the new ones."""
+    sizes = 0
+    for path in task.paths.values():
+        with contextlib.suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes
 
 
 def sweep_leftovers(tasks: Sequence[Task]) -> None:

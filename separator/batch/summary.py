@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from separator.batch.manifest import Record
+from separator.batch.manifest import Record, time_of
 
 SLOWEST = 5
 
@@ -45,9 +45,9 @@ class Summary:
 
 
 def summarise(records: Iterable[Record]) -> Summary:
-    """Of records in the order of their manifests; a song counts once, as it ended last."""
+    """Of the records of any manifests; a song counts once, as it ended last."""
     last: dict[str, Record] = {}
-    for record in records:
+    for record in sorted(records, key=time_of):
         last.pop(record["input"], None)         # to the end: the order is that of the ends
         last[record["input"]] = record
     by_status = {status: [each for each in last.values() if each["status"] == status]

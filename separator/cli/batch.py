@@ -19,7 +19,7 @@ from separator.batch.cluster import Cluster, connect
 from separator.batch.engine import Begun, Ended, Engine, Event, Underway
 from separator.batch.inputs import MANIFESTS
 from separator.batch.manifest import Manifest, latest, open_manifest
-from separator.batch.plan import Task, check_space, make, settle, sweep_leftovers
+from separator.batch.plan import Task, check_space, finished_by, make, settle, sweep_leftovers, unhashed
 from separator.batch.pool import Pool, share
 from separator.batch.records import recorded
 from separator.batch.shard import Shard
@@ -38,8 +38,6 @@ class Batch:
     todo: Sequence[Task]
     finished: Sequence[Task]
     job: Job
-    resume: bool
-    manifest: Path
 
     @property
     def songs(self) -> int:
@@ -49,16 +47,27 @@ class Batch:
 def run_batch(songs: Sequence[Song], named: Collection[Path], job: Job, model: Path, loading: dict[str, Any],
               options: dict[str, Any]) -> None:
     """Split all `songs` that are this shard's; raises SepctlError if any failed, and Interrupted after a Ctrl-C."""
-    batch = _plan(songs, named, job, options)
+    shard = Shard(*(options["shard"] or (1, 1)))
+    path: Path = options["manifest"] or job.out / shard.manifest
+    tasks = make(songs, job, named=named, shard=shard)
     works = [Splitter(model, {**loading, "device": device}, job) for device in _devices(loading["device"], options)]
-    with _crew(works, len(batch.todo), options) as crew:
-        if options["dry_run"]:
+    if options["dry_run"]:
+        batch = _settled(tasks, path, job, options)
+        with _crew(works, len(batch.todo), options) as crew:
             show(batch.todo, batch.finished, job, works[0], crew, as_json=options["as_json"])
         if not options["skip_existing"]:    # how much that leaves to do is known song by song only
             check_space(batch.todo, job)
-        if not options["dry_run"]:
-            events: Events = Json() if options["as_json"] else HumanBatch(quiet=options["quiet"])
-            _run(batch, crew, events)
+        return
+    if not job.skip_existing:           # all is to be done: known before anything is made
+        check_space(tasks, job)
+    events: Events = Json() if options["as_json"] else HumanBatch(quiet=options["quiet"])
+    with open_manifest(path) as manifest:       # only now: while another run writes it, who knows what is finished
+        batch = _settled(tasks, path, job, options)
+        if options["resume"]:
+            sweep_leftovers(tasks)
+            check_space(batch.todo, job)
+        with _crew(works, len(batch.todo), options) as crew:
+            _run(batch, crew, manifest, events)
 
 
 @contextlib.contextmanager
@@ -76,18 +85,19 @@ def _crew(works: Sequence[Splitter], songs: int, options: dict[str, Any]) -> Ite
                       timeout_s=options["timeout"], retries=retries)
 
 
-def _plan(songs: Sequence[Song], named: Collection[Path], job: Job, options: dict[str, Any]) -> Batch:
-    shard = Shard(*(options["shard"] or (1, 1)))
-    manifest: Path = options["manifest"] or job.out / shard.manifest
-    tasks = make(songs, job, named=named, shard=shard)
+def _settled(tasks: Sequence[Task], manifest: Path, job: Job, options: dict[str, Any]) -> Batch:
+    """What the manifests leave to do."""
     if not job.skip_existing:
-        return Batch(tasks, (), job, resume=False, manifest=manifest)
+        return Batch(tasks, (), job)
     if options["manifest"] is None:
-        records = latest(sorted(job.out.glob(MANIFESTS)))
+        manifests = sorted(job.out.glob(MANIFESTS))
     else:
-        records = latest([manifest] if manifest.exists() else [])
+        manifests = [manifest] if manifest.exists() else []
+    records = latest(manifests, finished_by(job, tasks))
     todo, finished = settle(tasks, records, job, resume=options["resume"], verify=options["verify"])
-    return Batch(todo, finished, job, options["resume"], manifest)
+    if options["verify"]:
+        todo = unhashed(todo, records, job)
+    return Batch(todo, finished, job)
 
 
 def _devices(chosen: str, options: dict[str, Any]) -> list[str]:
@@ -102,26 +112,23 @@ def _devices(chosen: str, options: dict[str, Any]) -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
-def _run(batch: Batch, engine: Engine, events: Events) -> None:
+def _run(batch: Batch, engine: Engine, manifest: Manifest, events: Events) -> None:
     started = time.perf_counter()
     counts = {"done": 0, "skipped": 0, "failed": 0}
-    with open_manifest(batch.manifest) as manifest:
-        if batch.resume:
-            sweep_leftovers([*batch.todo, *batch.finished])
-        try:
-            events.planned(sorted([*batch.finished, *batch.todo], key=lambda task: task.number))
-            for task in batch.finished:
-                events.skipped(task.song)
-                counts["skipped"] += 1
-            with _first_interrupt_drains(engine):
-                _follow(batch, engine, manifest, events, counts)
-        finally:
-            events.stopped()
+    try:
+        events.planned(sorted([*batch.finished, *batch.todo], key=lambda task: task.number))
+        for task in batch.finished:
+            events.skipped(task.song)
+            counts["skipped"] += 1
+        with _first_interrupt_drains(engine):
+            _follow(batch, engine, manifest, events, counts)
+    finally:
+        events.stopped()
     left = batch.songs - sum(counts.values())
     events.summary({**counts, **({"not begun": left} if left else {})}, time.perf_counter() - started)
     if left:
         raise Interrupted(f"interrupted before {left:,} of {batch.songs:,} songs",
-                          hint="the same command with --resume goes on")
+                          hint=f"the same command{'' if batch.job.skip_existing else ' with --resume'} goes on")
     if counts["failed"]:
         raise SepctlError(f"{counts['failed']:,} of {batch.songs:,} songs failed, listed in {manifest.path}",
                           hint=f"sepctl report --failed {manifest.path}")
