@@ -99,8 +99,8 @@ class Url(type(Path())):        # type: ignore[misc]
 def path_of(text: str) -> Path:
     """A path, or a `Url` where it looks like one; `file://` is a path. Raises UsageError for a URL without a host."""
     found = _URL.fullmatch(text)
-    if not found:
-        return Path(text)
+    if not found:       # for pathlib `./-` is `-`, which means stdin
+        return Path(os.path.abspath(text) if text != "-" and Path(text) == Path("-") else text)
     scheme, rest = found.groups()
     if scheme in ("file", "local"):
         return Path(rest)

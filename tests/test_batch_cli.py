@@ -21,8 +21,9 @@ import pytest
 import soundfile
 from click.testing import CliRunner, Result
 
-from separator.batch.manifest import open_manifest
+from separator.batch.manifest import latest, open_manifest
 from separator.cli import program
+from separator.errors import Interrupted, UsageError
 from tests.audiofiles import endless
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -164,6 +165,13 @@ def test_a_disk_that_cannot_hold_the_batch_is_seen_before_any_work(
     assert done.stderr.startswith("Error: the stems of 2 songs need 0.0 GB, but stems has 0.0 GB\n  hint: free some")
     assert not (tmp_path / "stems").exists()
     assert run(*names, "--dry-run").exit_code == 6
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert run(*names).exit_code == 0
+    monkeypatch.setattr("separator.batch.plan.free_bytes", lambda _: 0)
+    for options in (["--overwrite"], ["--overwrite", "--resume", "--no-exact-sum"]):    # stems give way to new ones
+        assert run(*names, "--dry-run", *options).exit_code == 0
+    assert run(*names, "--dry-run", "--overwrite", "--bit-depth", "24").exit_code == 6
 
 
 def test_two_runs_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
@@ -175,8 +183,116 @@ def test_two_runs_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
     assert not list((tmp_path / "stems").glob("*.wav"))
 
 
+def test_what_is_finished_is_asked_only_while_no_other_run_adds_to_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from separator.cli import batch
+
+    held: list[bool] = []
+
+    def asked(*arguments: Any) -> dict[str, Any]:
+        try:
+            with open_manifest(tmp_path / "stems/manifest.jsonl"):
+                held.append(False)
+        except UsageError:
+            held.append(True)
+        return latest(*arguments)
+
+    monkeypatch.setattr(batch, "latest", asked)
+    assert run(noise(tmp_path / "a.wav"), "--resume").exit_code == 0
+    assert held == [True]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "", ".", "folder"])
+def test_what_is_no_manifest_is_refused_as_one_and_left_alone(run: Run, tmp_path: Path, name: str) -> None:
+    noise(tmp_path / "a.wav")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("my notes\nprecious last line")
+    for resume in ([], ["--resume"], ["--resume", "--dry-run"]):
+        done = run("a.wav", "--manifest", name, *resume)
+        if name != "notes.txt" or "--dry-run" not in resume:
+            assert (done.exit_code, done.stdout) == (2, "")
+            assert (name or ".") in done.stderr
+    assert (tmp_path / "notes.txt").read_text() == "my notes\nprecious last line"
+    assert not (tmp_path / "stems").exists()
+
+
+def test_lines_of_a_list_are_no_patterns_and_fail_alone(run: Run, tmp_path: Path) -> None:
+    noise(tmp_path / "zza.wav")
+    noise(tmp_path / "dash.wav").rename(tmp_path / "-")
+    (tmp_path / "list").write_text(f"zz[a].wav\ngone [live].wav\n{'x' * 300}.wav\n./-\n")
+    done = run("--from-file", "list", "--stems", "bass")
+    assert done.exit_code == 1, done.output
+    ends = {Path(line["input"]).name: line["status"] for line in records(tmp_path / "stems/manifest.jsonl")}
+    assert ends == {"zz[a].wav": "failed", "gone [live].wav": "failed", f"{'x' * 300}.wav": "failed", "-": "done"}
+    done = run("./-", "-o", "alone")        # not stdin
+    assert done.exit_code == 0 and "alone/-/bass.wav" in done.stdout
+
+
+def test_other_work_in_the_same_folder_is_not_in_the_way_of_resume(run: Run, tmp_path: Path) -> None:
+    names = [noise(tmp_path / f"{name}.wav") for name in "ab"]
+    for extension in ("wav", "flac"):
+        assert run(*names, "-f", extension, "--resume").exit_code == 0
+    for extension in ("wav", "flac"):
+        done = run(*names, "-f", extension, "--resume", "--json")
+        assert json.loads(done.stdout.splitlines()[-1])["skipped"] == 2
+
+
+def test_a_batch_that_overwrites_goes_on(run: Run, tmp_path: Path) -> None:
+    """What it has replaced is not done again; all else is replaced, whoever made it."""
+    names = [noise(tmp_path / f"{name}.wav").name for name in "abc"]
+    assert run(*names, "--stems", "bass").exit_code == 0
+    (tmp_path / "stems/c/bass.wav").write_bytes(b"other")
+    assert run("a.wav", "--jobs", "1", "--stems", "bass", "--wiener", "2", "--overwrite").exit_code == 0    # and there
+    done = run(*names, "--stems", "bass", "--wiener", "2", "--overwrite", "--resume")
+    assert (done.exit_code, done.stdout.splitlines()) == (0, ["stems/b/bass.wav", "stems/c/bass.wav"]), done.output
+
+
+@pytest.mark.parametrize(("skip_existing", "words"), [
+    (False, "the same command with --resume goes on"), (True, "the same command goes on")])
+def test_an_interrupted_batch_says_how_it_goes_on(tmp_path: Path, skip_existing: bool, words: str) -> None:
+    from separator.batch.plan import Task
+    from separator.cli.batch import Batch, _run
+    from separator.cli.events import HumanBatch
+    from separator.jobs import Job, Song
+
+    class Drained:
+        def run(self, tasks: object) -> Iterator[Any]:
+            yield from ()
+
+        def drain(self) -> None: ...
+
+    batch = Batch([Task(1, Song(tmp_path / "a.wav"), {})], [], Job(stems=(), skip_existing=skip_existing))
+    with open_manifest(tmp_path / "m.jsonl") as manifest, pytest.raises(Interrupted) as told:
+        _run(batch, Drained(), manifest, HumanBatch(quiet=True))        # type: ignore[arg-type]
+    assert told.value.hint == words
+
+
+def test_our_stems_are_songs_where_they_are_named_if_by_a_pattern(run: Run, tmp_path: Path) -> None:
+    assert run(noise(tmp_path / "a.wav")).exit_code == 0
+    done = run("stems/*/bass.wav", "-o", "again", "--stems", "drums", "--jobs", "1")
+    assert (done.exit_code, done.stdout) == (0, "again/bass/drums.wav\n"), done.output
+    done = run("-r", "stems", "-o", "third")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "nothing to split: left out, for they are stems that sepctl made, 4 files" in done.stderr
+
+
+def test_a_single_song_is_a_batch_if_options_of_batches_say_so(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise(tmp_path / "a.wav")
+    assert run("a.wav").exit_code == 0 and not (tmp_path / "stems/manifest.jsonl").exists()
+    done = run("a.wav", "--skip-existing", "--verify")
+    assert done.exit_code == 0, done.output
+    assert "cannot be verified" in caplog.text          # made alone: no record has its hashes
+    assert "already split, skipped" in run("a.wav", "--resume", "--verify").stderr
+    assert run("a.wav", "--retries", "0", "-o", "other").exit_code == 0
+    assert [line["status"] for line in records(tmp_path / "other/manifest.jsonl")] == ["done"]
+    (tmp_path / "other/a/bass.wav").write_bytes((tmp_path / "other/a/bass.wav").read_bytes()[:-1] + b"?")
+    assert len(run("a.wav", "--skip-existing", "--verify", "-o", "other").stdout.splitlines()) == 4
+
+
 @pytest.mark.parametrize(("arguments", "code", "words"), [
-    (["a.wav", "b.wav", "--resume", "--overwrite"], 2, "--overwrite and --resume exclude each other"),
     (["a.wav", "b.wav", "--resume", "--skip-existing"], 2, "--skip-existing and --resume exclude each other"),
     (["a.wav", "b.wav", "--verify"], 2, "add --skip-existing or --resume"), (["a.wav", "-0"], 2, "add --from-file"),
     (["a.wav", "--shard", "3/2"], 2, "'3/2' is not a part of a whole"), (["a.wav", "--timeout", "0"], 2, "--timeout"),
@@ -186,6 +302,11 @@ def test_two_runs_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
     (["--from-file", "empty"], 2, "the list is empty"), (["--from-file", "dash"], 2, "- stands for stdin only as"),
     (["-r", "void"], 2, "void holds no songs"), ([], 2, "Missing argument 'SONGS...'"),
     (["a.wav", "b.wav", "-m", "none.safetensors"], 4, "none.safetensors"), (["void"], 5, "hint: -r splits the songs"),
+    (["/dev/fd/63", "a.wav"], 2, "/dev/fd/63 is open in this process only"),
+    (["/proc/self/fd/63", "--resume"], 2, "is open in this process only"),
+    (["/dev/stdin", "--retries", "0"], 2, "is open in this process only"),
+    (["--from-file", "descriptors"], 2, "/dev/fd/63 is open in this process only"),
+    (["-", "--retries", "0"], 2, "is split alone"), (["--from-file", "nuls"], 2, "--from-file nuls: the list has NULs"),
     (["a.wav", "a.flac"], 2, "a.wav and a.flac would both write stems/a/vocals.wav"),
 ])
 def test_what_is_refused_before_any_work(
@@ -196,6 +317,8 @@ def test_what_is_refused_before_any_work(
     (tmp_path / "void").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "dash").write_text("-\n")
+    (tmp_path / "descriptors").write_text("/dev/fd/63\n")
+    (tmp_path / "nuls").write_bytes(b"a.wav\0")
     command = ["split", *arguments, *([] if "-m" in arguments else ["-m", "mini"])]
     done = CliRunner().invoke(program, command, input=b"")
     assert (done.exit_code, done.stdout) == (code, "")

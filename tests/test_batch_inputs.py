@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 import av
@@ -15,9 +16,9 @@ import torch
 from separator import provenance
 from separator.audio import StemFormat, StemWriter
 from separator.batch.facts import Facts, facts
-from separator.batch.inputs import EXTENSIONS, find, read_list
+from separator.batch.inputs import EXTENSIONS, Unreadable, expand, find, read_list
 from separator.batch.plan import make, settle
-from separator.errors import UsageError
+from separator.errors import AudioError, UsageError
 from separator.jobs import Job, Song, outputs
 
 
@@ -28,6 +29,9 @@ def touch(folder: Path, *names: str) -> None:
         path.write_bytes(b"x")
 
 
+RECORD = '{"schema": 1, "status": "done", "input": "/music/a.wav"}\n'     # the first line of a manifest of ours
+
+
 def names(songs: list[Song], root: Path) -> list[str]:
     return [str(song.path.relative_to(root)) for song in songs]
 
@@ -35,7 +39,9 @@ def names(songs: list[Song], root: Path) -> list[str]:
 def test_folders_in_order_without_what_is_no_song(tmp_path: Path) -> None:
     touch(tmp_path, "b.mp3", "a/2.FLAC", "a/1.wav", "a.wav", "c/d/e/f.opus",                    # songs
           "cover.jpg", "a/list.m3u", "notes.txt", ".hidden.mp3", ".trash/x.mp3", "a/._1.wav",   # none
-          "stems/song/vocals.wav", "old/manifest.jsonl", "old/x/bass.wav", "old2/manifest-1-of-2.jsonl", "old2/a.wav")
+          "stems/song/vocals.wav", "old/x/bass.wav", "old2/a.wav")
+    for name in ("old/manifest.jsonl", "old2/manifest-1-of-2.jsonl"):
+        (tmp_path / name).write_text(RECORD)
     found = find([tmp_path], recursive=True, out=tmp_path / "stems")
     assert names(found, tmp_path) == ["a/1.wav", "a/2.FLAC", "a.wav", "b.mp3", "c/d/e/f.opus"]
     assert [song.folder for song in found] == [PurePath(folder) for folder in ("a", "a", ".", ".", "c/d/e")]
@@ -43,8 +49,47 @@ def test_folders_in_order_without_what_is_no_song(tmp_path: Path) -> None:
 
 def test_stems_may_stand_beside_the_songs(tmp_path: Path) -> None:
     """`--out .`: the folder itself holds the manifest, and is read all the same."""
-    touch(tmp_path, "a.wav", "manifest.jsonl")
+    touch(tmp_path, "a.wav")
+    (tmp_path / "manifest.jsonl").write_text(RECORD)
     assert names(find([tmp_path], recursive=True, out=tmp_path), tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize("content", ["", "x", '{"file": "a.wav"}\n', "[]\n"])
+def test_a_manifest_of_another_program_does_not_hide_songs(tmp_path: Path, content: str) -> None:
+    touch(tmp_path, "data/a.wav")
+    (tmp_path / "data/manifest.jsonl").write_text(content)
+    assert names(find([tmp_path], recursive=True, out=Path("stems")), tmp_path) == ["data/a.wav"]
+
+
+def test_a_folder_that_cannot_be_listed_fails_in_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "m/a.wav", "m/lost+found.wav", "m/lost+found/x.wav", "m/z/c.wav")
+    real = os.scandir
+
+    def scandir(folder: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(folder).name == "lost+found":       # root may list all
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find([tmp_path / "m"], recursive=True, out=Path("stems"))
+    assert names(found, tmp_path / "m") == ["a.wav", "lost+found", "lost+found.wav", "z/c.wav"]
+    assert "lost+found cannot be listed: Permission denied" in caplog.text
+    assert isinstance(found[1], Unreadable)
+    with pytest.raises(AudioError, match="lost.found cannot be listed"):
+        found[1].check()
+    assert len(make(found, Job(stems=("bass",), out=tmp_path / "stems"))) == 4     # no two write one file
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_to_themselves_and_names_too_long_are_no_songs_and_no_end(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    assert names(find([tmp_path], recursive=True, out=Path("stems")), tmp_path) == ["a.wav"]
+    long = Path("x" * 300 + ".wav")
+    found = find([long], recursive=True, out=Path("stems"))
+    assert [song.path for song in found] == [long] and facts(long) == Facts()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -66,12 +111,23 @@ def test_arguments_keep_their_order_and_count_once(tmp_path: Path, monkeypatch: 
     assert names(find([Path("m")], recursive=False, out=Path("stems")), Path()) == ["m"]    # refused in its turn
 
 
+def test_one_file_by_several_names_is_one_song(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "m/a.wav", "m/b.wav")
+    Path("l").symlink_to("m")
+    Path("c.wav").symlink_to("m/b.wav")     # a link with a name of its own is a song of its own
+    named = [Path("m/a.wav"), tmp_path / "m/a.wav", Path("m/../m/a.wav"), Path("l/a.wav"), Path("c.wav"), Path("m")]
+    assert names(find(named, recursive=True, out=Path("stems")), Path()) == ["m/a.wav", "c.wav", "m/b.wav"]
+
+
 def test_patterns_are_for_names_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "b1.mp3", "a1.mp3", "a2.wav", "what[1].mp3", "what1.mp3", "deep/er/c1.mp3")
     def matched(pattern: str) -> list[str]:
-        return names(find([Path(pattern)], recursive=False, out=Path("stems")), Path())
+        return [str(path) for path in expand([Path(pattern)])]
 
+    assert matched("gone.mp3") == ["gone.mp3"]
+    assert names(find([Path("*1.mp3")], recursive=False, out=Path("stems")), Path()) == ["*1.mp3"]     # of a list
     assert matched("*1.mp3") == ["a1.mp3", "b1.mp3", "what1.mp3"]
     assert matched("what[1].mp3") == ["what[1].mp3"]
     assert matched("**/*1.mp3") == ["a1.mp3", "b1.mp3", "deep/er/c1.mp3", "what1.mp3"]
@@ -93,6 +149,18 @@ def test_a_folder_without_songs_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="names that are not UTF-8")
 def test_lists(data: bytes, null: bool, paths: list[str]) -> None:
     assert read_list(data, null=null) == [Path(path) for path in paths]
+
+
+def test_a_list_of_names_that_end_in_nul_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="-0"):
+        read_list(b"a.mp3\0b.mp3\0", null=False)
+
+
+def test_a_file_called_dash_is_not_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "-")
+    assert read_list(b"-\n./-\n.//-\n", null=False) == [Path("-"), tmp_path / "-", tmp_path / "-"]
+    assert [*expand([Path("?")])] == [tmp_path / "-"]
 
 
 def test_every_extension_is_one_that_ffmpeg_knows() -> None:
@@ -132,7 +200,9 @@ def test_what_cannot_be_read_has_no_facts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg", "opus", "m4a"])
-def test_our_own_stems_are_left_out_unless_named(tmp_path: Path, extension: str) -> None:
+def test_our_own_stems_are_left_out_unless_named(
+    tmp_path: Path, extension: str, caplog: pytest.LogCaptureFixture
+) -> None:
     job = Job(stems=("vocals",), model="tiny", out=tmp_path / "stems")
     touch(tmp_path, "song.mp3")
     for name, tags in (("stem", {"comment": job.stamp(Song(tmp_path / "song.mp3"))}), ("song2", {"comment": "sepctl"})):
@@ -140,7 +210,12 @@ def test_our_own_stems_are_left_out_unless_named(tmp_path: Path, extension: str)
             writer.write(torch.zeros(1, 4800))
     songs = find([tmp_path], recursive=True, out=job.out)
     assert [task.song.path.name for task in make(songs, job)] == ["song.mp3", f"song2.{extension}"]
+    assert "stems that sepctl made: 1 files" in caplog.text
+    caplog.clear()
     assert len(make(songs, job, named={tmp_path / f"stem.{extension}"})) == 3
+    assert not caplog.text
+    with pytest.raises(UsageError, match="stems that sepctl made, 1 files"):
+        make([song for song in songs if song.path.stem == "stem"], job)
     assert provenance.read_stamp(tmp_path / f"stem.{extension}") is not None
 
 

@@ -21,7 +21,7 @@ import torch
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
-from separator.batch.inputs import find, read_list
+from separator.batch.inputs import expand, find, read_list
 from separator.batch.plan import Task, make
 from separator.batch.worker import Failure, Outcome, Splitter, attempt
 from separator.cli import program
@@ -99,11 +99,11 @@ def test_songs_are_listed(store: MemoryFileSystem, tmp_path: Path) -> None:
     found = find([music], recursive=True, out=music / "stems")
     assert [(song.name, str(song.folder)) for song in found] == [
         ("memory://music/a.flac", "."), ("memory://music/b/1.WAV", "b"), ("memory://music/b/2.mp3", "b")]
-    assert [song.name for song in find([music / "*/?.mp3"], recursive=False, out=tmp_path)] == ["memory://music/b/2.mp3"]
+    assert [str(path) for path in expand([music / "*/?.mp3"])] == ["memory://music/b/2.mp3"]
     assert [str(path) for path in read_list(b"memory://music/a.flac\nx.wav\n", null=False)] == [
         "memory://music/a.flac", "x.wav"]
     with pytest.raises(UsageError, match="matches no file"):
-        find([music / "*.ogg"], recursive=False, out=tmp_path)
+        [*expand([music / "*.ogg"])]
 
 
 def test_the_same_bits_as_on_a_disk(store: MemoryFileSystem, song: Path, tmp_path: Path, tiny_model: Path) -> None:
@@ -183,7 +183,7 @@ def test_plans_ask_no_store_about_each_stem(store: MemoryFileSystem, tiny_model:
     for number in range(3):
         store.pipe(f"/music/{number}.wav", b"x")
     out = path_of("memory://made")
-    songs = find([path_of("memory://music/*.wav")], recursive=False, out=out)
+    songs = find([*expand([path_of("memory://music/*.wav")])], recursive=False, out=out)
     monkeypatch.setattr(MemoryFileSystem, "info", lambda *_: pytest.fail("asked"))
     assert [task.paths["bass"].parent.name for task in make(songs, work_at(out, tiny_model)[1])] == ["0", "1", "2"]
 
@@ -224,6 +224,18 @@ def test_a_batch_from_store_to_store(tmp_path: Path, tiny_model: Path, write_wav
     code, events, err = run(*far, "--resume")
     assert (code, sorted(events)) == (0, [("done", "1.wav"), ("skipped", "0.wav"), ("skipped", "2.wav")]), err
     assert stems(tmp_path / "disk/made/stems") == stems(tmp_path / "stems")
+
+
+def test_a_store_that_does_not_answer_costs_its_song_only(
+    tmp_path: Path, tiny_model: Path, write_wav: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "a.wav", torch.randn(2, 4000) * 0.1)
+    done = CliRunner().invoke(program, ["split", "ftp://127.0.0.1:1/x.wav", "a.wav", "-m", str(tiny_model), "--jobs",
+                                        "1", "--retries", "0"])
+    assert done.exit_code == 1, done.output
+    records = [json.loads(line) for line in (tmp_path / "stems/manifest.jsonl").read_text().splitlines()]
+    assert [(record["status"], record["size"] is None) for record in records] == [("failed", True), ("done", False)]
 
 
 @pytest.mark.parametrize(("missing", "url", "extra"), [

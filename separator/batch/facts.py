@@ -5,6 +5,7 @@ FFmpeg takes 26 ms to open a wav of noise, for it looks for DTS in disguise; a w
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Facts:
 
 def facts(path: Path) -> Facts:
     """Never raises: what is wrong with a song is told when it is its turn. Streams and URLs are not touched."""
-    if isinstance(path, Url) or not path.is_file():
+    if isinstance(path, Url) or not os.path.isfile(path):
         return Facts()
     try:
         with path.open("rb") as file:

@@ -39,7 +39,7 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
 @click.option("--stems", type=names, metavar="NAMES", help="Make only these stems, e.g. vocals,drums.")
 @click.option("--two-stems", metavar="STEM", help="Make STEM and the rest, e.g. vocals and no_vocals.")
 @click.option("-f", "--format", "extension", default="wav", show_default=True, type=click.Choice(FORMATS),
-              help="File format of the stems.")
+              help="File format of the stems; of opus the rate is always 48 kHz.")
 @click.option("--bit-depth", type=click.Choice(["16", "24", "32f"]),
               help="Of wav (all three) and flac (16, 24).  [default: 16]")
 @click.option("--bitrate", type=bit_rate, metavar="RATE", help="Of mp3, ogg, opus and m4a, e.g. 192k.")
@@ -88,7 +88,7 @@ def split(songs: tuple[Path, ...], **options: Any) -> None:
     Paths of finished stems go to stdout, everything else to stderr. A song that fails does not stop the others.
     """
     check(songs, options)
-    named = (*songs, *listed(options["from_file"], options["null"]))
+    named = listed(songs, options)
     found = _songs(named, options)
     card, path = _find_model(options["model"], options["offline"])
     stems, rest = _choose_stems(card, options["stems"], options["two_stems"])
