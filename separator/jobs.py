@@ -133,11 +133,13 @@ class Job:
 
 
 def outputs(song: Song, job: Job) -> dict[str, Path]:
-    """The file of each stem of `song`.
+    """The file of each stem of `song`; none where the stem goes to a sink.
 
     Raises UsageError where the template leads out of `job.out`, joins stems, or makes a name too long for a disk.
     """
     check_template(job.template)
+    if job.sink is not None:
+        return {}
     extension = job.fmt.extension
     out = job.out.joinpath(*map(safe_name, song.folder.parts))
     values = {"track": track_name(song.path), "folder": Path(os.path.abspath(song.path)).parent.name,
@@ -161,8 +163,6 @@ def plan(songs: Sequence[Song], job: Job, only: Collection[Song] | None = None) 
     `job.skip_existing` what exists is a matter of each song alone: ask `is_done` when it is its turn. `only` are those
     to be split here, if others of the batch are split elsewhere.
     """
-    if job.sink is not None:
-        return {song: {} for song in songs}
     files = {song: outputs(song, job) for song in songs}
     _refuse_collisions(files, job)
     if only is not None:
@@ -235,5 +235,4 @@ def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:
 
 def refuse_existing(song: Song, paths: Mapping[str, Path], job: Job) -> None:
     """The check of `plan` once more, right before the work: another program may have been there meanwhile."""
-    if job.sink is None:
-        is_done(song, paths, job)
+    is_done(song, paths, job)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Level:
 class SongResult:
     """What became of one song. `clipped` counts samples per stem beyond full scale of an integer format.
 
+    `stems` are its files, none where the stem went to a sink.
     `division` is the stems' energy over the song's, where the stems are the whole song (else, and of silence, None):
     near 1 where each sound went to one stem, 1/S where all S stems are the same faint copy of the song.
     """
@@ -73,15 +75,17 @@ def split_song(song: Song, separator: Separator, job: Job, progress: Progress = 
     refuse_existing(song, paths, job)
     with AudioReader(song.source, start_s=job.start_s, duration_s=job.duration_s, downmix=job.downmix) as reader:
         _check_space(song, reader, job)
-        with _new_folders(paths.values() if job.sink is None else ()), contextlib.ExitStack() as stack:
-            writers = {stem: stack.enter_context(_writer(song, reader, job, path)) for stem, path in paths.items()}
+        tags = provenance.with_stamp(reader.tags, job.stamp(song))      # hashes the song: before there is a folder
+        with _new_folders() as make, contextlib.ExitStack() as stack:
+            writers = {stem: stack.enter_context(_writer(reader, job, paths.get(stem), tags, make))
+                       for stem in job.stems}
             total_s = _duration(reader, job)
             progress(0.0, total_s)
             meter = _Meter(len(job.stems))
             frames = _pump(reader, separator, list(writers.values()), meter, lambda done_s: progress(done_s, total_s))
             if not frames:
                 raise AudioError(f"{song.name} holds no samples{_after_start(job)}")
-            _commit(writers, paths)
+            _commit(writers, paths, song, job)
     return SongResult(song, paths, reader.sample_rate, reader.channels, frames, time.perf_counter() - started,
                       {stem: writer.clipped for stem, writer in writers.items()},
                       dict(_warnings(writers, job, reader.sample_rate)),
@@ -118,9 +122,22 @@ def _after_start(job: Job) -> str:
     return f" after --start {job.start_s:g}" if job.start_s else ""
 
 
-def _writer(song: Song, reader: AudioReader, job: Job, path: Path) -> StemWriter:
-    tags = provenance.with_stamp(reader.tags, job.stamp(song))
-    return StemWriter(job.sink or path, job.fmt, reader.sample_rate, reader.channels, tags=tags, cover=reader.cover)
+def _writer(reader: AudioReader, job: Job, path: Path | None, tags: Mapping[str, str],
+            make: Callable[[Path], None]) -> StemWriter:
+    """To the file at `path`, whose folder is made, or to the sink of `job`."""
+    def begin(to: Path | BinaryIO) -> StemWriter:
+        if isinstance(to, Path):
+            make(to.parent)
+        return StemWriter(to, job.fmt, reader.sample_rate, reader.channels, tags=tags, cover=reader.cover)
+
+    to = job.sink or path
+    assert to is not None
+    try:
+        return begin(to)
+    except AudioError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+    return begin(to)        # a song that failed has just removed the folder, which it had made
 
 
 def _pump(reader: AudioReader, separator: Separator, writers: Sequence[StemWriter], meter: _Meter,
@@ -154,14 +171,19 @@ def _on_one_thread(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     yield from blocks
 
 
-def _commit(writers: Mapping[str, StemWriter], paths: Mapping[str, Path]) -> None:
-    """Flush all stems to the disk, then rename them all; a failed rename takes back those before it."""
+def _commit(writers: Mapping[str, StemWriter], paths: Mapping[str, Path], song: Song, job: Job) -> None:
+    """Flush all stems to the disk, then rename them all; a failed rename takes back those before it.
+
+    Only what `job` lets us replace is replaced, also of what appeared since the song was begun.
+    """
     for writer in writers.values():
         writer.finish()
+    refuse_existing(song, paths, job)
     with contextlib.ExitStack() as undo:
-        for stem, writer in writers.items():
-            undo.callback(_put_back, paths[stem], _keep(paths[stem]))
-            writer.commit()
+        for stem, path in paths.items():
+            old = _keep(path) if job.overwrite or job.skip_existing else None
+            undo.callback(_put_back, path, old, writers[stem])
+            writers[stem].commit(replace=job.overwrite or old is not None)
         undo.pop_all()
     for path in paths.values():
         _kept(path).unlink(missing_ok=True)
@@ -183,24 +205,26 @@ def _keep(path: Path) -> Path | None:
     return _kept(path)
 
 
-def _put_back(path: Path, old: Path | None) -> None:
+def _put_back(path: Path, old: Path | None, writer: StemWriter) -> None:
     """Undo a rename: the old file returns, or there is none."""
     if old is not None:
         old.replace(path)
         old.unlink(missing_ok=True)     # two names of one file: renaming one onto the other changes nothing
     else:
-        path.unlink(missing_ok=True)
+        writer.withdraw()
 
 
 @contextlib.contextmanager
-def _new_folders(paths: Iterable[Path]) -> Iterator[None]:
-    """Create the folders of `paths`; on an exception remove again those that did not exist and are empty."""
+def _new_folders() -> Iterator[Callable[[Path], None]]:
+    """Gives what makes a folder; on an exception those that did not exist, and are empty, are removed again."""
     created: list[Path] = []
+
+    def make(folder: Path) -> None:
+        created.extend(reversed([each for each in (folder, *folder.parents) if not os.path.exists(each)]))
+        _make(folder)
+
     try:
-        for folder in dict.fromkeys(path.parent for path in paths):
-            created.extend(reversed([each for each in (folder, *folder.parents) if not os.path.exists(each)]))
-            _make(folder)
-        yield
+        yield make
     except BaseException:
         for folder in reversed(created):
             with contextlib.suppress(OSError):
@@ -215,6 +239,8 @@ def _make(folder: Path) -> None:
         raise AudioError(f"cannot create {folder}/: a file is in the way", hint="use another --out") from error
     except PermissionError as error:
         raise AudioError(f"cannot create {folder}/: not allowed", hint="use another --out") from error
+    except FileNotFoundError as error:
+        raise AudioError(f"cannot create {folder}/: {error.strerror}", hint="use another --out") from error
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -303,11 +303,11 @@ def test_a_rename_that_fails_takes_the_others_back(
 ) -> None:
     real, called = StemWriter.commit, []
 
-    def commit(writer: StemWriter) -> None:
+    def commit(writer: StemWriter, **options: bool) -> None:
         called.append(writer)
         if len(called) == 3:
             raise AudioError("no")
-        real(writer)
+        real(writer, **options)
 
     monkeypatch.setattr(StemWriter, "commit", commit)
     assert run(noise(tmp_path / "song.wav")).exit_code == 5
@@ -327,11 +327,11 @@ def test_an_overwrite_that_fails_at_the_renames_leaves_the_old_stems(
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
     real, called = StemWriter.commit, []
 
-    def commit(writer: StemWriter) -> None:
+    def commit(writer: StemWriter, **options: bool) -> None:
         called.append(writer)
         if len(called) == 3:
             raise AudioError("no")
-        real(writer)
+        real(writer, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(StemWriter, "commit", commit)

@@ -20,7 +20,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from separator import jobs, provenance, separate, split
-from separator.audio import read_tags
+from separator.audio import StemWriter, read_tags
 from separator.cli import program
 from separator.modelfile import file_sha256
 
@@ -349,6 +349,55 @@ def test_what_appears_during_the_run_is_safe_too(
     done = run(song)
     assert done.exit_code == 2
     assert (tmp_path / "stems/song/vocals.wav").read_text() == "mine"
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("options", [[], ["--skip-existing"]])
+@pytest.mark.parametrize("when", ["split", "renamed"])
+def test_what_appears_while_a_song_is_split_is_safe_and_stands_alone(
+    run: Run, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, options: list[str], links: bool
+) -> None:
+    """Before the last check, and between it and the renaming of the third stem."""
+    folder, real = tmp_path / "stems/song", StemWriter.finish if when == "split" else StemWriter.commit
+    called: list[StemWriter] = []
+
+    def mine_first(writer: StemWriter, **replacing: bool) -> None:
+        called.append(writer)
+        if len(called) == 3:
+            (folder / "bass.wav").write_text("mine")
+        real(writer, **replacing)
+
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    monkeypatch.setattr(StemWriter, real.__name__, mine_first)
+    done = run(song, *options)
+    assert (done.exit_code, len(called) >= 3) == (2, True)
+    assert "stems/song/bass.wav exists" in done.stderr
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("bass.wav", "mine")]
+
+
+def test_a_folder_that_another_song_made_and_takes_away_is_made_again(
+    run: Run, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other fails after this one found its folder, and before it wrote into it; a song is hashed before that."""
+    real_make, real_stamp = split._make, jobs.Job.stamp
+    folder = tmp_path / "stems/song"
+    gone: list[Path] = []
+
+    def make(path: Path) -> None:
+        real_make(path)
+        if not gone:
+            gone.append(path)
+            folder.rmdir()
+
+    def stamp(job: jobs.Job, of: jobs.Song) -> str:
+        assert not folder.exists()
+        return real_stamp(job, of)
+
+    monkeypatch.setattr(split, "_make", make)
+    monkeypatch.setattr(jobs.Job, "stamp", stamp)
+    assert run(song).exit_code == 0
+    assert gone and files(tmp_path / "stems") == {f"song/{stem}.wav" for stem in STEMS}
 
 
 def test_stems_tell_what_made_them(run: Run, song: Path, tiny_model: Path, tmp_path: Path) -> None:

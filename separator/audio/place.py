@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from separator.errors import AudioError, ResourceError, SepctlError
+from separator.errors import AudioError, ResourceError, SepctlError, UsageError
 
 LONGEST_NAME = 255      # bytes of a file name, on all common file systems
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -89,6 +89,7 @@ class FilePlace:
         except OSError as error:
             raise write_error(self._name, error) from error
         _open_here.add(self._part)
+        self._status = os.fstat(self._file.fileno())
         self.sink = SeekableSink(self._file, self._name)
 
     def scratch(self) -> IO[bytes]:
@@ -107,14 +108,26 @@ class FilePlace:
         except OSError as error:
             raise write_error(self._name, error) from error
 
-    def commit(self) -> None:
-        """Give the file its name."""
+    def commit(self, *, replace: bool = True) -> None:
+        """Give the file its name; without `replace`, UsageError where the name is taken."""
         try:
-            os.replace(self._part, self._target)
+            if replace:
+                os.replace(self._part, self._target)
+            else:
+                _rename_new(self._part, self._target)
             _open_here.discard(self._part)
             _sync_folder(self._part.parent)
+        except FileExistsError as error:
+            raise UsageError(f"{self._name} exists: it was written meanwhile",
+                             hint="use --overwrite or --skip-existing, or another --out") from error
         except OSError as error:
             raise write_error(self._name, error) from error
+
+    def withdraw(self) -> None:
+        """Undo `commit`: remove the name, if the file under it is this one."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._target), self._status):
+                self._target.unlink()
 
     def abort(self) -> None:
         """Remove the file, if it has not got its name yet."""
@@ -161,8 +174,11 @@ class StreamPlace:
         except OSError as error:
             raise write_error(self._name, error) from error
 
-    def commit(self) -> None:
+    def commit(self, *, replace: bool = True) -> None:
         """A stream has no name to be given."""
+
+    def withdraw(self) -> None:
+        """What went out is out."""
 
     def abort(self) -> None:
         """What went out is out."""
@@ -191,6 +207,20 @@ def write_error(name: str, error: OSError) -> SepctlError:
     }
     fact = f"{name} cannot be written: {error.strerror or error}"
     return AudioError(fact, hint=hints.get(error.errno or 0, "choose a folder that you may write to with --out"))
+
+
+def _rename_new(old: Path, new: Path) -> None:
+    """Rename, but over no file. Raises FileExistsError."""
+    try:
+        os.link(old, new)       # of two at once, one fails; a rename would let both pass
+    except FileExistsError:
+        raise
+    except OSError as error:    # a file system without hard links
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new)) from error
+        os.replace(old, new)
+    else:
+        old.unlink()
 
 
 def temporary(path: Path) -> Path:

@@ -108,12 +108,16 @@ class StemWriter:
         self._place.finish()
         self._state = "finished"
 
-    def commit(self) -> None:
-        """Give the file its name, in place of a file of that name."""
+    def commit(self, *, replace: bool = True) -> None:
+        """Give the file its name, in place of a file of that name; without `replace`, UsageError where there is one."""
         self.finish()
         if self._state == "finished":
-            self._place.commit()
+            self._place.commit(replace=replace)
             self._state = "committed"
+
+    def withdraw(self) -> None:
+        """Undo `commit`: what has the name is removed, if it is what was written here."""
+        self._place.withdraw()
 
     def abort(self) -> None:
         """Remove what was written; after `commit`, nothing."""
