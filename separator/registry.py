@@ -6,6 +6,8 @@ A name or path means, in this order:
 3. a model imported into the cache under that name;
 4. a file of that name in the current folder.
 
+A `Path` is always a file.
+
 The cache is `SEPCTL_CACHE`, else the platform's user cache folder. Next to each model file in it lies
 `NAME.safetensors.sha256`, readable by `sha256sum --check`: a file that does not match is never loaded.
 """

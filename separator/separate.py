@@ -88,16 +88,21 @@ class Separator:
             self.kept -= self.kept % WINDOW
 
     @classmethod
-    def load(cls, name_or_path: str | Path, **options: Any) -> Separator:
+    def load(cls, name_or_path: str | Path, *, sha256: str | None = None, **options: Any) -> Separator:
         """The separator of an installed model, or of a model file; `options` are those of the constructor.
 
+        A string may be a name, a Path is a file. `sha256`: what the file's has to be, where another model in its place
+        would be a mistake.
         On a CPU the process keeps, from now on, memory that it frees (`keep_freed_memory`): a fifth of the time.
 
-        Raises ModelError where there is no such model, or its file is damaged.
+        Raises ModelError where there is no such model, or its file is damaged or another.
         """
         from separator import modelfile, registry
 
-        card, estimator = modelfile.load(registry.resolve(name_or_path))
+        path = registry.resolve(name_or_path)
+        card, estimator = modelfile.load(path)
+        if sha256 is not None and modelfile.file_sha256(path) != sha256:
+            raise ModelError(f"{path} has changed since this run began", hint="run the same command again")
         separator = cls(card, estimator, **options)
         if separator.device.type == "cpu":
             keep_freed_memory()

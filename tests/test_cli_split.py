@@ -400,6 +400,16 @@ def test_a_folder_that_another_song_made_and_takes_away_is_made_again(
     assert gone and files(tmp_path / "stems") == {f"song/{stem}.wav" for stem in STEMS}
 
 
+def test_a_model_file_called_like_a_model_is_the_file(
+    run: Run, song: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Then its name is given as a path, and its stems tell the SHA-256 of what made them."""
+    (tmp_path / "mini").write_bytes(tiny_model.read_bytes())
+    assert run(song, model="./mini").exit_code == run(song, "-o", "tiny").exit_code == 0
+    for stem in STEMS:
+        assert (tmp_path / f"stems/song/{stem}.wav").read_bytes() == (tmp_path / f"tiny/song/{stem}.wav").read_bytes()
+
+
 def test_stems_tell_what_made_them(run: Run, song: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert run(song, "--wiener", "1").exit_code == 0
     comment = read_tags(tmp_path / "stems/song/bass.wav")["comment"]
@@ -506,6 +516,16 @@ def test_stdin_to_stdout(run: Run, song: Path, tmp_path: Path, extension: str) -
     assert b"vocals." not in done.stdout_bytes[-99:]  # no path behind the audio
     assert run(song, "--stems", "vocals").exit_code == 0
     np.testing.assert_array_equal(read(io.BytesIO(done.stdout_bytes)), read(tmp_path / "stems/song/vocals.wav"))
+
+
+def test_a_stem_on_stdout_has_no_place_on_the_disk(run: Run, song: Path, tmp_path: Path) -> None:
+    (tmp_path / "-").write_text("mine")
+    done = run(song, "-o", "-", "--stems", "vocals")
+    assert (done.exit_code, len(read(io.BytesIO(done.stdout_bytes)))) == (0, 3 * RATE)
+    assert files(tmp_path) == {"song.wav", "-"}
+    done = run(song, "-o", "-", "--stems", "vocals", "--skip-existing")
+    assert (done.exit_code, done.stdout_bytes) == (2, b"")
+    assert "--skip-existing cannot tell whether stdout" in done.stderr
 
 
 def test_stdin_is_not_read_unless_asked_for(run: Run, song: Path) -> None:

@@ -28,7 +28,7 @@ def show(todo: Sequence[Task], finished: Sequence[Task], job: Job, work: Splitte
     need = sum(task.need_bytes or 0 for task in todo)
     free = None if isinstance(job.out, Url) else free_bytes(job.out)
     at_once = min(crew.jobs, len(todo)) or 1
-    x = speed(Separator.load(str(work.model), **work.options), crew.threads) * at_once if todo else 0.0
+    x = speed(Separator.load(work.model, **work.options), crew.threads) * at_once if todo else 0.0
     estimate_s = sum(known_s) / x if x else 0.0
     if as_json:
         Json().planned(todo)

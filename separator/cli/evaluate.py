@@ -152,7 +152,7 @@ def _setup(path: Path, songs: int, options: dict[str, Any]) -> tuple[Setup, int,
     device = devices.choose(options["device"])
     precision = resolve(options["precision"], torch.device(device))
     chosen = {key: options[key] for key in ("wiener", "oracles", "full", "start_s", "duration_s")}
-    setup = Setup(str(path), device=device, precision=precision, **chosen)
+    setup = Setup(path, device=device, precision=precision, **chosen)
     cores = torch.get_num_threads()
     alone = options["full"] or device != "cpu"
     jobs = min(songs, options["jobs"] or (1 if alone else min(cores, MOST_JOBS)))

@@ -96,7 +96,7 @@ def split(songs: tuple[Path, ...], **options: Any) -> None:
     options["precision"] = _precision(options["precision"], chosen)
     job = _job(card, path, (*stems, *([rest] if rest else [])), options)
     loading = {"stems": stems, "rest": rest, "wiener": options["wiener"], "exact_sum": not options["no_exact_sum"],
-               "device": chosen, "precision": options["precision"]}
+               "device": chosen, "precision": options["precision"], "sha256": job.sha256}
     _heed_quiet(options["quiet"])
     if len(found) > 1 or is_batch(options) or isinstance(found[0].source, Url):
         from separator.cli.batch import run_batch
@@ -149,6 +149,8 @@ def _job(card: ModelCard, path: Path, stems: tuple[str, ...], options: dict[str,
     if sink is not None and len(stems) != 1:
         raise UsageError(f"--out - writes one stem, but {len(stems)} would come out: {', '.join(stems)}",
                          hint=f"name it: --stems {stems[0]}")
+    if sink is not None and options["skip_existing"]:
+        raise UsageError("--skip-existing cannot tell whether stdout (-) has the stem already", hint="leave it out")
     shaping = {"wiener": options["wiener"], "exact_sum": not options["no_exact_sum"], "precision": options["precision"]}
     return Job(stems=stems, model=card.name, sha256=file_sha256(path), options=shaping, out=options["out"],
                template=options["template"], sink=sink,
@@ -196,7 +198,7 @@ def _format(extension: Extension, bit_depth: BitDepth | None, bitrate: int | Non
 def _load(path: Path, loading: dict[str, Any]) -> Separator:
     from separator.separate import Separator
 
-    return Separator.load(str(path), **loading)
+    return Separator.load(path, **loading)
 
 
 def _heed_quiet(quiet: bool) -> None:

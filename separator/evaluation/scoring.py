@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ class SongScores:
 class Setup:
     """All that a process needs to score songs; called, it loads the model and returns what scores one song."""
 
-    model: str  # path of the file
+    model: Path
     wiener: int | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -61,8 +62,7 @@ class Setup:
     duration_s: float | None = None
 
     def __call__(self) -> Callable[[TrueSong], list[SongScores]]:
-        options = {"wiener": self.wiener, "device": self.device, "precision": self.precision}
-        separator = Separator.load(self.model, **options)
+        separator = Separator.load(self.model, wiener=self.wiener, device=self.device, precision=self.precision)
         return lambda song: self._song(separator, song)
 
     def _song(self, separator: Separator, song: TrueSong) -> list[SongScores]:
