@@ -76,15 +76,12 @@ class _Pool(Generic[Task, Result]):
 
     def _launch(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")
-        try:
+        with starting():
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, self._start), daemon=True)
             self._workers[ours] = process, number  # before it lives, so that an interrupt ends it
             with theirs, few_threads(self._threads), later_signals():  # theirs alone: their death ends the stream
                 process.start()
-        except OSError as error:
-            fact = f"no further process can be started: {error.strerror or error}"
-            raise ResourceError(fact, hint="use fewer --jobs") from error
         self._send(ours, number)
 
     def _send(self, connection: Connection, number: int) -> None:
@@ -160,11 +157,30 @@ def _failure(error: Exception) -> Failure:
 
 
 def _death(code: int | None) -> SepctlError:
+    return SepctlError(f"its process died: {cause(code)}", hint=remedy(code) or "try it alone, with --jobs 1")
+
+
+def cause(code: int | None) -> str:
+    """Of a process's death, from its exit code."""
     if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-        hint = "if memory ran out, use fewer --jobs" if name == "SIGKILL" else "try it alone, with --jobs 1"
-        return SepctlError(f"its process was killed by {name}", hint=hint)
-    return SepctlError(f"its process ended with exit code {code}", hint="try it alone, with --jobs 1")
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def remedy(code: int | None) -> str:
+    """Of what the system does to processes where memory runs out; else empty."""
+    return "out of memory? use fewer --jobs" if code == -getattr(signal, "SIGKILL", 9) else ""
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Where a process is started: raises `ResourceError` where the system has no room for it, or for its files."""
+    try:
+        yield
+    except OSError as error:
+        fact = f"no further process can be started: {error.strerror or error}"
+        raise ResourceError(fact, hint="use fewer --jobs") from error
 
 
 @contextlib.contextmanager

@@ -33,6 +33,9 @@ class Acting:
         lines = (self.folder / "notes").read_text().splitlines()
         return [(int(pid), word) for pid, word in (line.split(" ", 1) for line in lines)]
 
+    def times(self, name: str) -> int:
+        return [word for _, word in self.notes()].count(name)
+
     def act(self, task: Task, tell: Tell) -> Outcome | Skip:
         name = task.song.path.stem
         self.note(name)
@@ -40,6 +43,11 @@ class Acting:
             tell(Loading())
             if name == "load-crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            if name == "load-memory" or name == "load-memory-once" and self.times(name) == 1:
+                raise CannotLoad(MemoryError())
+            if name == "load-memory-once":
+                tell(Started())
+                return Skip()
             raise CannotLoad(ModelError("the model is broken", hint="get another"))
         tell(Started())
         for path in task.paths.values():
@@ -59,7 +67,7 @@ class Acting:
             case "bug":
                 raise ZeroDivisionError("division by zero")
             case "memory":
-                if [word for _, word in self.notes()].count(name) == 1:
+                if self.times(name) == 1:
                     raise MemoryError
         return Skip()
 

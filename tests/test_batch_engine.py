@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from batchworks import Acting, tasks
 
-from separator.batch import engine, pool
+from separator import parallel
+from separator.batch import engine
 from separator.batch.engine import Begun, Ended
+from separator.batch.plan import Task
 from separator.batch.pool import Pool
-from separator.batch.worker import Failure, Skip
-from separator.errors import SepctlError
+from separator.batch.worker import Failure, Outcome, Skip, Splitter
+from separator.errors import ModelError, ResourceError, SepctlError, UsageError
+from separator.jobs import Job, Song, outputs
+from separator.modelfile import file_sha256
+from separator.separate import Separator
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -100,6 +109,69 @@ def test_processes_that_die_while_the_model_loads_end_the_run(acting: Acting) ->
     assert not any(alive(pid) for pid, _ in acting.notes())
 
 
+def test_too_little_memory_for_one_model_costs_that_worker_alone(acting: Acting) -> None:
+    events = list(Pool([acting], jobs=2, retries=1).run(tasks("slow-1", "load-memory-once", "ok-1")))
+    assert endings(events) == {"slow-1": (1, "ok"), "load-memory-once": (2, "ok"), "ok-1": (1, "ok")}
+    failure = next(event.ending for event in events if isinstance(event, Ended) and isinstance(event.ending, Failure))
+    assert (failure.kind, failure.fact, failure.exit_code) == ("ResourceError", "out of memory", 6)
+    assert not any(alive(pid) for pid, _ in acting.notes())
+
+
+def test_too_little_memory_for_any_model_ends_the_run(acting: Acting) -> None:
+    with pytest.raises(ResourceError, match="3 processes in a row died while they loaded the model: out of memory"):
+        list(Pool([acting], retries=5).run(tasks("load-memory", "ok")[:1]))
+    assert not any(alive(pid) for pid, _ in acting.notes())
+
+
+def test_a_system_without_room_for_processes_is_told_and_leaves_none(
+    acting: Acting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = parallel.SpawnProcess.start
+    launched: list[SpawnProcess] = []
+
+    def start_one(process: SpawnProcess) -> None:
+        if launched:
+            raise OSError(24, "Too many open files")
+        launched.append(process)
+        real(process)
+
+    monkeypatch.setattr(parallel.SpawnProcess, "start", start_one)
+    with pytest.raises(ResourceError, match="started: Too many open files\n.*fewer --jobs"):
+        list(Pool([acting], jobs=2).run(tasks("hang", "ok")))
+    assert launched and not multiprocessing.active_children()
+
+
+def test_a_retry_makes_again_what_was_finished_but_never_told(tmp_path: Path, tiny_model: Path) -> None:
+    """The worker died after the renames: its stems are this song's and no reason to refuse; others' files are one."""
+    soundfile.write(tmp_path / "song.wav", np.random.default_rng(0).standard_normal((4000, 2)) * 0.1, 8000)
+    song = Song(tmp_path / "song.wav")
+    stems = ("vocals", "drums", "bass", "other")
+    job = Job(stems=stems, model="tiny", sha256=file_sha256(tiny_model), out=tmp_path / "stems")
+    task = Task(1, song, outputs(song, job))
+    work = Splitter(tiny_model, {"device": "cpu"}, job)()
+    first = work(task, lambda _: None)
+    with pytest.raises(UsageError, match="exists"):
+        work(task, lambda _: None)
+
+    crew = Pool([], retries=1)
+    assert crew._ended(task, 1, Failure("Crash", "", again=True)).again
+    (again, attempt), = crew._queue
+    assert attempt == 2
+    second = work(again, lambda _: None)
+    assert isinstance(first, Outcome) and isinstance(second, Outcome) and second.hashes == first.hashes
+    task.paths["bass"].write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"bass\.wav exists, but was not made from"):
+        work(again, lambda _: None)
+    assert task.paths["bass"].read_bytes() == b"mine"
+
+
+def test_a_model_that_changes_while_a_batch_runs_is_not_loaded(tmp_path: Path, tiny_model: Path) -> None:
+    """Its stems would tell the SHA-256 of the other."""
+    with pytest.raises(ModelError, match=r"tiny\.safetensors has changed since this run began"):
+        Separator.load(tiny_model, sha256="0" * 64)
+    assert Separator.load(tiny_model, sha256=file_sha256(tiny_model)).card.name == "tiny"
+
+
 def test_drain_finishes_what_is_begun_and_begins_nothing(acting: Acting) -> None:
     crew, events = Pool([acting], jobs=1), []
     for event in crew.run(tasks("ok-1", "slow-1", "ok-2")):
@@ -153,9 +225,3 @@ def test_threads_are_never_more_than_cores(
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert Pool([], jobs=jobs).threads == (threads or 8 // jobs)
-
-
-def test_signal_numbers_have_names() -> None:
-    assert pool._cause(-signal.SIGKILL) == "SIGKILL"
-    assert pool._cause(-99) == "exit code -99"
-    assert pool._cause(1) == "exit code 1"

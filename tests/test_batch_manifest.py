@@ -147,7 +147,9 @@ def verdict(task: Task, records: dict[str, Any], job: Job = JOB, *, resume: bool
     fresh = Task(task.number, Song(task.song.path), task.paths)      # a song remembers its hash
     todo, done = settle([fresh], records, job, resume=resume, verify=verify)
     assert len(todo) + len(done) == 1
-    return "finished" if done else "replace" if todo[0].replace else "redo" if todo[0].redo else "todo"
+    if done or todo[0].changed is not None:
+        return "finished" if done else f"{todo[0].changed} was changed"
+    return "replace" if todo[0].replace else "redo" if todo[0].redo else "todo"
 
 
 def test_a_finished_song_is_finished(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +238,10 @@ def test_only_verify_sees_bytes_change_behind_size_and_time(finished: Any) -> No
     task, records = finished
     Path("stems/bass.wav").write_bytes(b"BASS")
     assert verdict(task, records) == "finished"
-    assert verdict(task, records, resume=False, verify=True) == "redo"
+    assert verdict(task, records, resume=False, verify=True) == "stems/bass.wav was changed"
+    skipped = {name: {**record, "outputs": {stem: {**output, "sha256": None} for stem, output in
+                                            record["outputs"].items()}} for name, record in records.items()}
+    assert verdict(task, skipped, resume=False, verify=True) == "redo"      # whose bytes were never known
     Path("stems/bass.wav").write_bytes(b"bass")
     before = os.stat("song.wav")
     Path("song.wav").write_bytes(b"SAMPLES")
@@ -245,12 +250,14 @@ def test_only_verify_sees_bytes_change_behind_size_and_time(finished: Any) -> No
     assert verdict(task, records, verify=True) == "replace"
 
 
-def test_a_stem_that_is_gone_or_short_is_made_again(finished: Any) -> None:
+def test_a_stem_that_is_gone_is_made_again_and_one_that_was_changed_is_not(finished: Any) -> None:
     task, records = finished
-    Path("stems/bass.wav").write_bytes(b"bas")
-    assert verdict(task, records) == verdict(task, records, resume=False) == "redo"
     Path("stems/bass.wav").unlink()
     assert verdict(task, records) == verdict(task, records, resume=False) == "redo"
+    Path("stems/vocals.wav").write_bytes(b"edited!")
+    assert verdict(task, records) == verdict(task, records, resume=False) == "stems/vocals.wav was changed"
+    Path("song.wav").write_bytes(b"new state")      # perhaps the stem is its, and only the line was lost
+    assert verdict(task, records) == "redo"
 
 
 def test_a_song_that_cannot_be_reached_has_no_state() -> None:

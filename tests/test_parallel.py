@@ -91,6 +91,12 @@ def test_a_task_that_fails_or_kills_its_process_is_alone_in_that(tmp_path):
     assert os.getpid() not in lives(tmp_path)
 
 
+def test_exit_codes_and_signals_have_names():
+    assert parallel.cause(-signal.SIGKILL) == "SIGKILL"
+    assert parallel.cause(-99) == "exit code -99"
+    assert parallel.cause(1) == "exit code 1"
+
+
 def test_each_process_that_dies_is_replaced(tmp_path):
     found = outcomes(tmp_path, ["kill", "kill", "kill", "a"])
     assert found.pop(3) == "aa" and all(isinstance(failure, Failure) for failure in found.values())

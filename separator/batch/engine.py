@@ -6,13 +6,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from separator.audio.place import sweep
 from separator.batch.plan import Task
 from separator.batch.worker import Broken, Ending, Failure, Heard, Loading, Message, Ready, Started
-from separator.errors import SepctlError
+from separator.errors import ResourceError, SepctlError
 
 GRACE_S = 5.0       # for a worker that is told to end, before it is killed
 LOST_AT_START = 3   # workers that die in a row while they load the model: then it is not the songs
@@ -54,7 +54,7 @@ class Engine(Protocol):
     def run(self, tasks: Sequence[Task]) -> Generator[Event, None, None]:
         """Work on `tasks`, handed out in their order. Closing the generator stops everything and leaves no half file.
 
-        Raises SepctlError where no song can be split at all, because the model cannot be loaded.
+        Raises SepctlError where no song can be split at all, because the model cannot be loaded or no process started.
         """
         ...
 
@@ -169,7 +169,7 @@ class Crew(ABC, Generic[W]):
                 worker.give(*self._queue.popleft(), self.timeout_s)
         except Died as died:
             worker.end()
-            self._count_lost(died)
+            self._count_lost(died.cause)
 
     def _listen(self, worker: W) -> Iterator[Event]:
         """What a worker has said since, and whether its time is up."""
@@ -188,7 +188,13 @@ class Crew(ABC, Generic[W]):
                 elif isinstance(message, Heard):
                     yield Underway(task, message.done_s, message.total_s)
                 elif isinstance(message, Broken):
-                    raise message.failure.error()
+                    failure = message.failure
+                    if failure.exit_code != ResourceError.exit_code:
+                        raise failure.error()
+                    end_all([worker])           # where another has found memory enough, that one goes on
+                    self._count_lost(failure.fact, ResourceError)
+                    yield self._ended(task, attempt, replace(failure, again=True))
+                    return
                 else:
                     worker.task = None
                     if isinstance(message, Failure) and message.again:
@@ -198,7 +204,7 @@ class Crew(ABC, Generic[W]):
         except Died as died:
             worker.end()
             if worker.loading:
-                self._count_lost(died)
+                self._count_lost(died.cause)
             fact = f"the process that split {task.song.name} died: {died.cause}"
             yield self._ended(task, attempt, Failure("Crash", fact, died.hint, again=True))
             return
@@ -207,18 +213,18 @@ class Crew(ABC, Generic[W]):
             fact = f"{task.song.name} took longer than {self.timeout_s:g} s"
             yield self._ended(task, attempt, Failure("Timeout", fact, "--timeout allows more", again=True))
 
-    def _count_lost(self, died: Died) -> None:
-        """Raises SepctlError if it is not the songs that workers die of."""
+    def _count_lost(self, cause: str, kind: type[SepctlError] = SepctlError) -> None:
+        """Raises SepctlError of that kind if it is not the songs that workers die of."""
         self._lost_at_start += 1
         if self._lost_at_start >= LOST_AT_START:
-            raise SepctlError(f"{LOST_AT_START} processes in a row died while they loaded the model: {died.cause}",
-                              hint="sepctl doctor; is there memory enough?")
+            raise kind(f"{LOST_AT_START} processes in a row died while they loaded the model: {cause}",
+                       hint="sepctl doctor; is there memory enough?")
 
     def _ended(self, task: Task, attempt: int, ending: Ending) -> Ended:
         again = (isinstance(ending, Failure) and ending.again and attempt <= self.retries
                  and not task.song.is_stream and not self._draining)
         if again:
-            self._queue.append((task, attempt + 1))
+            self._queue.append((replace(task, redo=True), attempt + 1))     # its stems may be there, unreported
         return Ended(task, attempt, ending, again)
 
 

@@ -27,7 +27,7 @@ class Task:
 
     `duration_s` is what will be split, `need_bytes` a lower bound on what its stems take; None where nobody knows.
     `redo`: stems that are there and say that they are this work do not count. `replace`: those that are there are ours,
-    of an older state of the song.
+    of an older state of the song. `changed`: one of them is no longer as we left it, and so none is touched.
     """
 
     number: int
@@ -37,6 +37,7 @@ class Task:
     need_bytes: int | None = None
     redo: bool = False
     replace: bool = False
+    changed: Path | None = None
 
 
 def make(songs: Sequence[Song], job: Job, *, named: Collection[Path] = (), shard: Shard | None = None) -> list[Task]:
@@ -82,7 +83,7 @@ def settle(tasks: Sequence[Task], records: Mapping[str, Record], job: Job, *, re
     """Tasks that are to be done, and those that the manifests' `records` (by input) show finished.
 
     With `resume`, songs without a record are to be split again even if their stems seem complete, and so are songs
-    that changed since: their old stems are replaced if they are as we left them.
+    that changed since: their old stems are replaced if they are as we left them. Stems that are gone are made again.
     """
     todo, finished = [], []
     there: dict[Path, Path] = {url: url for url in job.out.below()} if isinstance(job.out, Url) and records else {}
@@ -91,12 +92,15 @@ def settle(tasks: Sequence[Task], records: Mapping[str, Record], job: Job, *, re
         record = records.get(task.song.key)
         if record is None or not _same_work(record, task, job):
             todo.append(replace(task, redo=resume))
-        elif not _intact(record, task, job, hashed=verify):
-            todo.append(replace(task, redo=True))
+        elif not all((stems := _as_left(record, task, hashed=verify)).values()):
+            changed = next((path for path, left in stems.items() if left is False), None)
+            if changed is not None and not _same_song(record, task.song, hashed=False):
+                changed = None      # it may be of the song's newer state, and its line lost: its stamp will tell
+            todo.append(replace(task, redo=changed is None, changed=changed))
         elif _same_song(record, task.song, hashed=verify):
             finished.append(task)
         else:
-            ours = resume and not task.song.is_stream and _intact(record, task, job, hashed=True)
+            ours = resume and not task.song.is_stream and all(_as_left(record, task, hashed=True).values())
             todo.append(replace(task, replace=ours))
     return todo, finished
 
@@ -136,17 +140,19 @@ def _same_work(record: Record, task: Task, job: Job) -> bool:
     return (record.get("model_sha256"), record.get("options"), made) == (job.sha256, job.shaping, dict(task.paths))
 
 
-def _intact(record: Record, task: Task, job: Job, *, hashed: bool) -> bool:
-    """Whether the stems are there, of the right size, and with `hashed` of the right bytes."""
-    for stem, path in task.paths.items():
+def _as_left(record: Record, task: Task, *, hashed: bool) -> dict[Path, bool | None]:
+    """Whether each stem has the size, and with `hashed` the bytes, of the record; None: it is gone, or nobody knows."""
+    sizes, hashes = outputs_of(record, "size"), outputs_of(record, "sha256")
+
+    def as_left(stem: str, path: Path) -> bool | None:
         try:
-            if path.stat().st_size != outputs_of(record, "size")[stem]:
+            if path.stat().st_size != sizes[stem]:
                 return False
-            if hashed and file_sha256(path) != outputs_of(record, "sha256")[stem]:
-                return False
+            return not hashed or (None if hashes[stem] is None else file_sha256(path) == hashes[stem])
         except (OSError, ModelError):
-            return False
-    return True
+            return None
+
+    return {path: as_left(stem, path) for stem, path in task.paths.items()}
 
 
 def _same_song(record: Record, song: Song, *, hashed: bool) -> bool:

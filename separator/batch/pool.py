@@ -6,7 +6,6 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 
@@ -15,7 +14,7 @@ from separator.batch import engine
 from separator.batch.engine import Crew, Died, Worker
 from separator.batch.plan import Task
 from separator.batch.worker import Message, Work, serve
-from separator.parallel import few_threads, later_signals
+from separator.parallel import cause, few_threads, later_signals, remedy, starting
 
 MOST = 8                        # workers on processors that are started unasked
 WORKER_BYTES = 1_500_000_000    # of each: 1.1 GB were measured for the umxhq size, and a third more
@@ -73,12 +72,12 @@ class _Process(Worker):
     def __init__(self, work: Callable[[], Work], threads: int) -> None:
         super().__init__()
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
         level = logging.getLogger("separator").getEffectiveLevel()
-        self._process = context.Process(target=serve, args=(theirs, work, threads, level), daemon=True)
-        with few_threads(threads), later_signals():
-            self._process.start()
-        theirs.close()                                          # so that the end of the process ends the connection
+        with starting():
+            self.connection, theirs = context.Pipe()
+            self._process = context.Process(target=serve, args=(theirs, work, threads, level), daemon=True)
+            with theirs, few_threads(threads), later_signals():     # theirs alone: their end ends the connection
+                self._process.start()
 
     def available(self) -> bool:
         return True         # what it is given waits until it has started
@@ -94,9 +93,7 @@ class _Process(Worker):
         except (EOFError, OSError) as error:        # the latter in the middle of a message
             self.end()
             code = self._process.exitcode
-            hint = "out of memory? use fewer --jobs" if code == -getattr(signal, "SIGKILL", 9) else \
-                "a decoder may have crashed; is the song damaged?"
-            raise Died(_cause(code), hint) from error
+            raise Died(cause(code), remedy(code) or "a decoder may have crashed; is the song damaged?") from error
 
     def stop(self) -> None:
         if self.task is not None:
@@ -112,10 +109,3 @@ class _Process(Worker):
             self._process.join()
         self.connection.close()
         self.buried()
-
-
-def _cause(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-exit_code).name
-    return f"exit code {exit_code}"

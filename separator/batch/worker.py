@@ -19,7 +19,7 @@ from separator import memory
 from separator.batch.manifest import state
 from separator.batch.plan import Task
 from separator.batch.staging import staged
-from separator.errors import ResourceError, SepctlError
+from separator.errors import ResourceError, SepctlError, UsageError
 from separator.failures import as_sepctl
 from separator.jobs import Job, is_done
 from separator.modelfile import file_sha256
@@ -147,6 +147,11 @@ class _Splitting:
     def __call__(self, task: Task, tell: Tell) -> Outcome | Skip:
         song, job = task.song, self._splitter.job
         song.check()
+        if task.changed is not None:
+            raise UsageError(f"{task.changed} was changed since sepctl wrote it",
+                             hint="use --overwrite, or another --out")
+        if task.redo and not job.overwrite:
+            job = replace(job, skip_existing=True)      # which lets us replace stems that are this work
         if task.replace:
             job = replace(job, overwrite=True, skip_existing=False)
         elif is_done(song, task.paths, job) and not task.redo:
@@ -169,7 +174,7 @@ class _Splitting:
         if self._separator is None:
             tell(Loading())
             try:
-                self._separator = Separator.load(str(self._splitter.model), **self._splitter.options)
+                self._separator = Separator.load(self._splitter.model, **self._splitter.options)
             except Exception as error:
                 raise CannotLoad(error) from error
         return self._separator
