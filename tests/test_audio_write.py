@@ -345,6 +345,38 @@ def test_what_dead_processes_left_is_swept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([*stays, "c.wav"])
 
 
+def test_what_another_container_is_writing_is_not_swept(tmp_path):
+    """It has our host name, and its processes have numbers that are no process's here."""
+    fcntl = pytest.importorskip("fcntl")
+    part = tmp_path / f".a.wav.{socket.gethostname()}-{dead_pid()}.part"
+    with part.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write(tmp_path / "b.wav", torch.zeros(1, 10))
+        assert part.exists()
+    write(tmp_path / "c.wav", torch.zeros(1, 10))
+    assert not part.exists()
+
+
+def test_a_file_is_locked_until_it_has_its_name(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+
+    def is_locked() -> bool:
+        part, = parts(tmp_path)
+        with (tmp_path / part).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    with StemWriter(tmp_path / "a.wav", StemFormat(), RATE, 1) as writer:
+        writer.write(torch.zeros(1, 10))
+        assert is_locked()
+        writer.finish()
+        assert is_locked()
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
 def test_two_writers_do_not_sweep_each_other_nor_share_a_file(tmp_path):
     def writer(name: str) -> StemWriter:
         return StemWriter(tmp_path / name, StemFormat(), RATE, 1)

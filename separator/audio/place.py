@@ -70,8 +70,9 @@ class SeekableSink(Sink):
 class FilePlace:
     """A file that gets its name when it is complete: until `commit` it is called `.NAME.HOST-PID.part`.
 
-    What processes of this host that are no more left in the folder under such names is removed first. The folder
-    must exist. Raises `AudioError` or, for a full disk, `ResourceError`.
+    It is locked until then, for other containers have the same host's name and process numbers of their own. What
+    processes of this host that are no more left in the folder under such names is removed first. The folder must
+    exist. Raises `AudioError` or, for a full disk, `ResourceError`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +84,8 @@ class FilePlace:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_ISDIR(os.stat(path).st_mode):     # also raises, and in time, if the name is too long
                     raise AudioError(f"{path} is a folder", hint="choose another name for the stem")
-            self._file = open(self._part, "x+b", buffering=0)   # noqa: SIM115 - closed by finish or abort
+            self._file = open(self._part, "x+b", buffering=0)   # noqa: SIM115 - closed by commit or abort
+            _lock(self._file.fileno())
         except FileExistsError as error:
             raise AudioError(f"{path} is being written already", hint="two stems have the same name") from error
         except OSError as error:
@@ -104,7 +106,8 @@ class FilePlace:
         self.sink.check()
         try:
             os.fsync(self._file.fileno())
-            self._file.close()
+            if os.name == "nt":
+                self._file.close()      # there, what is open cannot be renamed
         except OSError as error:
             raise write_error(self._name, error) from error
 
@@ -116,6 +119,7 @@ class FilePlace:
             else:
                 _rename_new(self._part, self._target)
             _open_here.discard(self._part)
+            self._file.close()
             _sync_folder(self._part.parent)
         except FileExistsError as error:
             raise UsageError(f"{self._name} exists: it was written meanwhile",
@@ -247,7 +251,30 @@ def sweep(folder: Path) -> None:
             found = ours.fullmatch(entry.name)
             if found and Path(entry.path) not in _open_here and not _alive(int(found[1])):
                 with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+                    if _abandoned(entry.path):
+                        os.unlink(entry.path)
+
+
+def _abandoned(part: str) -> bool:
+    """Whether nobody has locked it, in another container either. Raises OSError."""
+    handle = os.open(part, os.O_RDWR)
+    try:
+        return _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file until it is closed, where there are such locks; False if somebody else has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
 
 
 def _alive(pid: int) -> bool:
