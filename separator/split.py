@@ -19,13 +19,14 @@ from separator import provenance
 from separator.audio import AudioReader, StemFormat, StemWriter
 from separator.audio.place import temporary
 from separator.dsp.ahead import ahead, behind
-from separator.errors import AudioError, ResourceError
+from separator.errors import AudioError, ModelError, ResourceError, SepctlError
 from separator.jobs import Job, Song, outputs, refuse_existing
 from separator.separate import Separator
 
 Progress = Callable[[float, "float | None"], None]  # seconds of audio written so far, and in all if known
 _BYTES = {"16": 2, "24": 3, "32f": 4}  # per sample
 _AT_LEAST = {"wav": 1.0, "flac": 0.2}  # of its nominal size, what a stem takes; of the lossy formats, half
+LOUDEST = 1e10  # times full scale: integers of 32 bits, written as floats, are far below
 _BLOCKS_AHEAD = 2  # decoded and separated blocks that may wait: the three stages overlap, memory stays bounded
 
 
@@ -82,7 +83,13 @@ def split_song(song: Song, separator: Separator, job: Job, progress: Progress = 
             total_s = _duration(reader, job)
             progress(0.0, total_s)
             meter = _Meter(len(job.stems))
-            frames = _pump(reader, separator, list(writers.values()), meter, lambda done_s: progress(done_s, total_s))
+            try:
+                frames = _pump(reader, separator, list(writers.values()), meter,
+                               lambda done_s: progress(done_s, total_s))
+            except (AudioError, ModelError) as error:
+                if error.__cause__ is not None or song.name in error.fact:      # a stem that cannot be written; or told
+                    raise
+                raise _blamed(song, meter.peak, error) from error
             if not frames:
                 raise AudioError(f"{song.name} holds no samples{_after_start(job)}")
             _commit(writers, paths, song, job)
@@ -98,12 +105,27 @@ def _is_whole(separator: Separator) -> bool:
     return separator.rest is not None or len(separator.stems) == len(separator.card.stems) > 1
 
 
+def _blamed(song: Song, peak: float, error: AudioError | ModelError) -> SepctlError:
+    """An error of the separator, which knows no names; where the network failed at what is no music, the song's."""
+    if isinstance(error, ModelError) and peak > LOUDEST:
+        return AudioError(f"{song.name}: its peak is {peak:.1e} times full scale, which no model can compute with",
+                          hint="scale it down, or write it again: its samples may not be what its header says")
+    return type(error)(f"{song.name}: {error.fact}", hint=error.hint)
+
+
 class _Meter:
-    """Energies of the stems and of their sum, from the blocks that pass."""
+    """Energies of the stems and of their sum, from the blocks that pass; and the peak of the song's."""
 
     def __init__(self, stems: int) -> None:
         self._stems = torch.zeros(stems, dtype=torch.float64)
         self._song = 0.0
+        self.peak = 0.0
+
+    def pass_on(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The song's blocks `[C, n]`."""
+        for block in blocks:
+            self.peak = max(self.peak, float(block.abs().amax()) if block.numel() else 0.0)
+            yield block
 
     def hear(self, block: Tensor) -> None:
         """A block `[S, C, n]`."""
@@ -155,7 +177,7 @@ def _pump(reader: AudioReader, separator: Separator, writers: Sequence[StemWrite
         for writer, stem in zip(writers, block, strict=True):
             writer.write(stem)
 
-    with contextlib.closing(ahead(_on_one_thread(reader), _BLOCKS_AHEAD)) as blocks, \
+    with contextlib.closing(ahead(_on_one_thread(meter.pass_on(reader)), _BLOCKS_AHEAD)) as blocks, \
             contextlib.closing(separator.stream(blocks, reader.sample_rate)) as stems, \
             behind(write, _BLOCKS_AHEAD) as put:
         for block in stems:                                             # [S, C, n]

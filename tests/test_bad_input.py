@@ -22,7 +22,8 @@ from click.testing import CliRunner, Result
 
 from separator.audio import StemWriter
 from separator.cli import program
-from separator.errors import AudioError
+from separator.errors import AudioError, ModelError
+from separator.separate import Separator
 from tests.audiofiles import endless
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -203,6 +204,34 @@ def test_silence_and_near_silence_stay_so(run: Run, tmp_path: Path, level: float
     for stem in STEMS:
         heard = soundfile.read(tmp_path / f"stems/quiet/{stem}.wav")[0]
         assert np.abs(heard).max() <= 100 * level
+
+
+def test_a_song_far_beyond_full_scale_is_named_and_the_model_not_blamed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = np.random.default_rng(0).uniform(-3e30, 3e30, (RATE, 2))
+    song = write(tmp_path / "song.wav", samples, subtype="FLOAT")
+    done = run(song, model="mini")
+    assert done.exit_code == 5
+    assert f"Error: {song}: its peak is 3.0e+30 times full scale" in done.stderr
+    assert not (tmp_path / "stems").exists()
+
+    def diverged(*_: object) -> Iterator[torch.Tensor]:
+        raise ModelError("tiny answered with values that are not finite")
+        yield
+
+    monkeypatch.setattr(Separator, "stream", diverged)
+    done = run(noise(song))
+    assert (done.exit_code, f"Error: {song}: tiny answered" in done.stderr) == (4, True)
+
+
+@pytest.mark.parametrize("options", [[], ["--jobs", "1"]])
+def test_control_characters_of_names_never_reach_the_terminal(run: Run, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "a\x1b[2Jb.wav").write_bytes(b"no audio" * 99)
+    done = run("a\x1b[2Jb.wav", *options)
+    assert done.exit_code == (1 if options else 5)
+    assert "\x1b" not in done.stderr
+    assert "Error: a\N{REPLACEMENT CHARACTER}[2Jb.wav" in done.stderr
 
 
 def test_one_sample(run: Run, tmp_path: Path) -> None:

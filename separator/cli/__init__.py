@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from separator import __version__
+from separator.cli.text import shown_lines
 from separator.errors import Interrupted, SepctlError
 from separator.failures import as_sepctl
 
@@ -76,7 +77,7 @@ class Program(click.Group):
             error = known
             if ctx.meta.get(VERBOSE):
                 traceback.print_exception(caught)
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {shown_lines(str(error))}", err=True)
         ctx.exit(error.exit_code)
 
 

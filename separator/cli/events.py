@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from tqdm import tqdm
 
-from separator.cli.text import shown
+from separator.cli.text import shown, shown_lines
 from separator.errors import SepctlError
 from separator.jobs import Song
 from separator.split import SongResult
@@ -144,13 +144,13 @@ class HumanBatch(Human):
     def failed(self, song: Song, error: SepctlError) -> None:
         self.heard.pop(song, None)
         self._end(song)
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {shown_lines(str(error))}", err=True)
         self._show()
 
     def again(self, song: Song, error: SepctlError) -> None:
         self.heard.pop(song, None)
         if not self.quiet:
-            click.echo(f"{error.fact}: it will be tried again", err=True)
+            click.echo(f"{shown_lines(error.fact)}: it will be tried again", err=True)
 
     def summary(self, counts: dict[str, int], elapsed_s: float) -> None:
         self.stopped()
