@@ -43,7 +43,7 @@ class Acting:
             tell(Loading())
             if name == "load-crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
-            if name == "load-memory" or name == "load-memory-once" and self.times(name) == 1:
+            if name == "load-memory" or (name == "load-memory-once" and self.times(name) == 1):
                 raise CannotLoad(MemoryError())
             if name == "load-memory-once":
                 tell(Started())
