@@ -513,6 +513,78 @@ def test_a_wav_that_lacks_one_frame_is_truncated(tmp_path):
 
 
 @needs_ffmpeg
+@pytest.mark.parametrize("codec", ["aac", "alac"])
+def test_a_trimmed_mp4_is_whole_until_it_is_cut(tmp_path, codec):
+    """An edit list leaves out packets that the sample table counts."""
+    path, raw = tmp_path / "a.m4a", af.music(2, 3 * RATE, RATE)
+    data = bytearray(af.made_by_ffmpeg(path, raw, RATE, "-c:a", codec, "-movflags", "faststart").read_bytes())
+    at = data.index(b"elst") + 12                   # of the only edit: its length, and where it begins
+    begin = int.from_bytes(data[at + 4:at + 8], "big")
+    data[at:at + 8] = (1500).to_bytes(4, "big") + (begin + RATE).to_bytes(4, "big")     # a movie's time is in ms
+    path.write_bytes(data)
+    torch.testing.assert_close(read(path), af.ffmpeg_decode(path, 2), rtol=0, atol=2e-4)
+    assert 1.5 * RATE <= read(path).shape[1] < 1.7 * RATE
+    path.write_bytes(data[:len(data) * 6 // 10])    # within the second that is heard
+    with pytest.raises(AudioError, match="is damaged at"):
+        read(path)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("codec", ["alac", "flac", "libopus", "adpcm_ima_qt", "pcm_s16be"])
+def test_a_caf_need_not_end_with_a_whole_packet(tmp_path, codec):
+    path = af.made_by_ffmpeg(tmp_path / "a.caf", af.music(2, 3 * RATE + 7, RATE), RATE, "-c:a", codec)
+    torch.testing.assert_close(read(path), af.ffmpeg_decode(path, 2), rtol=0, atol=2e-4)
+
+
+@needs_ffmpeg
+def test_a_caf_with_its_packet_table_in_front_is_truncated(tmp_path):
+    path = af.made_by_ffmpeg(tmp_path / "a.caf", af.music(2, 3 * RATE, RATE), RATE, "-c:a", "libopus")
+    data = path.read_bytes()
+    begin, end = data.index(b"data"), data.index(b"pakt")
+    path.write_bytes(data[:begin] + data[end:] + data[begin:end])
+    assert read(path).shape[1] > 3 * 48000
+    path.write_bytes(path.read_bytes()[:-(end - begin) // 4])
+    with pytest.raises(AudioError, match=r"damaged at 2\.\d+ s: .* (index lists|decoder cannot)"):
+        read(path)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["a.mka", "a.webm", "a.wma"])
+def test_audio_that_starts_late_is_whole_until_it_is_cut(tmp_path, name):
+    raw, path = wav(tmp_path / "raw.wav", af.noise(2, 3 * 44100), 44100), tmp_path / name
+    codec = {"a.mka": "flac", "a.webm": "libopus", "a.wma": "wmav2"}[name]
+    af.ffmpeg("-itsoffset", 2, "-i", raw, "-c:a", codec, "-copyts", path)
+    with AudioReader(path) as reader:
+        assert sum(block.shape[1] for block in reader) / reader.sample_rate == pytest.approx(3, abs=0.05)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size * 8 // 10])
+    with pytest.raises(AudioError, match="is damaged at"):
+        read(path)
+
+
+@needs_ffmpeg
+def test_the_shorter_of_two_tracks_is_whole(tmp_path):
+    short, long = (wav(tmp_path / f"{s}.wav", af.noise(2, s * RATE), RATE) for s in (1, 2))
+    path = tmp_path / "a.mka"
+    af.ffmpeg("-i", short, "-i", long, "-map", 0, "-map", 1, "-c:a", "flac", path)
+    assert read(path).shape == (2, RATE)
+    assert read(path, stream=1).shape == (2, 2 * RATE)
+
+
+@pytest.mark.parametrize("extension", ["ogg", "opus"])
+def test_a_truncated_song_with_a_cover_is_no_shorter_song(tmp_path, extension):
+    path, cover = tmp_path / f"a.{extension}", Cover(image(tmp_path / "c.png").read_bytes(), "image/png")
+    with StemWriter(path, StemFormat(extension), 48000, 2, cover=cover) as writer:
+        writer.write(af.music(2, 5 * 48000, 48000))
+    with AudioReader(path) as reader:
+        assert reader.cover == cover
+        assert sum(block.shape[1] for block in reader) == 5 * 48000
+    data = path.read_bytes()
+    path.write_bytes(data[:data.rindex(b"OggS")])   # whole pages, but the last
+    with pytest.raises(AudioError, match="last page is missing"):
+        read(path)
+
+
+@needs_ffmpeg
 def test_a_truncated_mp3_that_promises_nothing_is_read(tmp_path):
     path = af.made_by_ffmpeg(tmp_path / "a.mp3", af.music(2, 55123, RATE), RATE, "-write_xing", 0)
     data = path.read_bytes()

@@ -5,12 +5,12 @@ FFmpeg reads what is there and stops without a word. These file types say before
 | file | promise |
 |---|---|
 | wav, RF64 | size of the data chunk (none in recordings of unknown length: 0, 0x7FFFF000 and up) |
-| aiff, caf | number of frames |
+| aiff, caf | number of frames; in a caf with a packet table, of packets, less one |
 | flac, wavpack, tta | number of frames (none if it says 0) |
 | mp3 | number of MPEG frames in a Xing or Info header (none without one) |
-| mp4, m4a | number of packets in the sample table |
-| ogg, opus (with only sound) | the last page says that it is the last, and how many frames there were |
-| wma, matroska that are only sound | duration, to a quarter of a second |
+| mp4, m4a | number of packets in the sample table that the edit list leaves in |
+| ogg, opus (of one audio stream, and covers) | the last page says that it is the last, and how many frames there were |
+| wma, matroska (of the same) | duration, to a quarter of a second |
 
 A raw stream (aac, mp3 without a header) promises nothing: cut between two frames it is just a shorter song.
 """
@@ -68,18 +68,24 @@ class Promise:
 def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
     """What an open file of another type than wav and mp3 says."""
     names = set(container.format.name.split(","))
+    codec = stream.codec_context.name
     if names & {"flac", "wv", "tta"} and stream.duration and stream.time_base:
         return Promise(frames=round(stream.duration * stream.time_base * stream.sample_rate))
-    if names & {"aiff", "caf"} and stream.frames:
+    index = len(stream.index_entries)
+    if stream.frames and (names & {"aiff"} or names & {"caf"} and not index):
         return Promise(frames=stream.frames)
-    if names & {"mp4"} and stream.frames and not stream.codec_context.name.startswith("pcm"):
-        return Promise(packets=stream.frames)
-    if names & {"ogg"} and len(container.streams.audio) == len(container.streams):
-        codec, extra = stream.codec_context.name, stream.codec_context.extradata or b""
+    if names & {"caf"} and index:   # of packets that differ; their frames end in the last, and FFmpeg's last may be empty
+        return Promise(packets=index - 1)
+    if names & {"mp4"} and stream.frames and not codec.startswith("pcm"):
+        return Promise(packets=index)   # what an edit list leaves out is counted in `stream.frames`, but never comes
+    alone = _sound_only(container) and len(container.streams.audio) == 1
+    if names & {"ogg"} and alone:
+        extra = stream.codec_context.extradata or b""
         delay = int.from_bytes(extra[10:12], "little") if codec in ("opus", "libopus") else 0   # RFC 7845, 5.1
         return Promise(ogg=True, ogg_delay=delay, ogg_slack=VORBIS_SLACK if codec == "vorbis" else 0)
-    if names & {"asf", "matroska"} and _sound_only(container) and container.duration:
-        return Promise(at_least_s=container.duration / av.time_base - COARSE_S)
+    if names & {"asf", "matroska"} and alone and container.duration:    # the duration is where the last stream ends
+        start_s = float((stream.start_time or 0) * (stream.time_base or 0))
+        return Promise(at_least_s=container.duration / av.time_base - start_s - COARSE_S)
     return Promise()
 
 
