@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
+import audiofiles as af
 import av
 import numpy as np
 import pytest
@@ -190,6 +191,14 @@ def test_facts_are_those_of_libsndfile(tmp_path: Path, extension: str, subtype: 
     soundfile.write(song, np.random.default_rng(0).standard_normal((33075, channels)) * 0.1, 22050, subtype=subtype)
     found = facts(song)
     assert found == Facts(pytest.approx(1.5, abs=0.06 if extension == "mp3" else 1e-6), 22050, channels)
+
+
+@pytest.mark.parametrize("says", [9600, 9604, 1_900_000_000])
+def test_a_wav_is_no_longer_than_its_file(tmp_path: Path, says: int) -> None:
+    (tmp_path / "song.wav").write_bytes(af.riff(af.noise(2, 2400), 8000, data_size=says))
+    assert facts(tmp_path / "song.wav") == Facts(0.3, 8000, 2)
+    (tmp_path / "long.wav").write_bytes(af.rf64(af.noise(2, 2400), 8000)[:-4800])
+    assert facts(tmp_path / "long.wav") == Facts(0.15, 8000, 2)
 
 
 def test_what_cannot_be_read_has_no_facts(tmp_path: Path) -> None:

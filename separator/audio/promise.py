@@ -17,7 +17,6 @@ A raw stream (aac, mp3 without a header) promises nothing: cut between two frame
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -27,10 +26,10 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from separator.audio.oggpage import end_of_ogg
+from separator.audio.wavhead import read_wav_head
 from separator.audio.xing import DECODER_DELAY, Xing
 
 VORBIS_SLACK = 2048     # samples by which FFmpeg may misplace a Vorbis packet, or misjudge the first and the last
-UNKNOWN = 0x7FFFF000    # data sizes from here on are written by programs that do not know (sox 0x7FFFF000, FFmpeg -1)
 COARSE_S = 0.25         # durations in milliseconds, and of the longest stream, are believed to this
 
 
@@ -72,12 +71,12 @@ def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
     if names & {"flac", "wv", "tta"} and stream.duration and stream.time_base:
         return Promise(frames=round(stream.duration * stream.time_base * stream.sample_rate))
     index = len(stream.index_entries)
-    if stream.frames and (names & {"aiff"} or names & {"caf"} and not index):
+    if stream.frames and (names & {"aiff"} or (names & {"caf"} and not index)):
         return Promise(frames=stream.frames)
-    if names & {"caf"} and index:   # of packets that differ; their frames end in the last, and FFmpeg's last may be empty
-        return Promise(packets=index - 1)
+    if names & {"caf"} and index:       # where it counts frames, it counts whole packets, though the song ends in one
+        return Promise(packets=index - 1)       # FFmpeg's own flac has one more, which is empty
     if names & {"mp4"} and stream.frames and not codec.startswith("pcm"):
-        return Promise(packets=index)   # what an edit list leaves out is counted in `stream.frames`, but never comes
+        return Promise(packets=index)           # `stream.frames` counts also what an edit list leaves out
     alone = _sound_only(container) and len(container.streams.audio) == 1
     if names & {"ogg"} and alone:
         extra = stream.codec_context.extradata or b""
@@ -105,39 +104,12 @@ def _sound_only(container: InputContainer) -> bool:
 
 
 def promise_of_wav(file: BinaryIO) -> Promise | None:
-    """What a wav says in its first bytes, which FFmpeg corrects silently; None if the file is not a wav."""
-    magic = file.read(12)
-    if magic[:4] not in (b"RIFF", b"RF64", b"BW64") or magic[8:] != b"WAVE":
-        return None
-    try:
-        return Promise(frames=_wav_frames(file))
-    except struct.error:
-        return Promise()
+    """What a wav says in its first bytes, which FFmpeg corrects silently; None if it says nothing."""
+    head = read_wav_head(file)
+    return Promise(frames=head.frames) if head else None
 
 
 def promise_of_xing(xing: Xing) -> Promise:
     """What an mp3 says, less two MPEG frames: some encoders count the header itself as a frame."""
     ends = xing.delay + max(xing.padding, DECODER_DELAY)
     return Promise(frames=max(0, xing.coded - ends - 2 * xing.frame_samples) if xing.coded else None)
-
-
-def _wav_frames(file: BinaryIO) -> int | None:
-    """Frames that the header of a PCM wav announces. `file` stands behind the word WAVE."""
-    frame_bytes = 0
-    long_size: int | None = None
-    while header := file.read(8):
-        name, size = struct.unpack("<4sI", header)
-        if name == b"data":
-            size = long_size if size >= UNKNOWN and long_size is not None else size
-            known = size and (size < UNKNOWN or long_size is not None)
-            return size // frame_bytes if known and frame_bytes else None
-        if size > 1 << 31:
-            return None
-        body = file.read(min(size, 24))
-        if name == b"ds64":
-            long_size = int(struct.unpack("<Q", body[8:16])[0])
-        if name == b"fmt ":
-            tag, align = struct.unpack("<H10xH", body[:14])
-            frame_bytes = align if tag in (1, 3, 0xFFFE) else 0     # integers, floats, either with a channel mask
-        file.seek(size - len(body) + size % 2, 1)
-    return None
