@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from separator.dsp.ahead import ahead, behind
+from separator.dsp.ahead import ahead, behind, unwanted
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,20 @@ def test_a_source_that_others_hold_is_closed_as_well() -> None:
     stream.close()
     assert source.closed_in == "ahead"
     assert list(held) == []
+
+
+def test_a_producer_that_waits_for_ever_is_told_to_stop() -> None:
+    def wait() -> Iterator[int]:
+        yield 0
+        while not unwanted():
+            time.sleep(0.01)
+        raise InterruptedError
+
+    assert not unwanted()
+    stream = ahead(wait())
+    assert next(stream) == 0
+    stream.close()                                          # and the thread has ended
+    assert not unwanted()
 
 
 def test_an_abandoned_stream_stops_too() -> None:

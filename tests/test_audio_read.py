@@ -307,6 +307,20 @@ def test_pipes_and_file_objects_give_what_files_give(songs, kind):
         assert torch.equal(read(pipe), expected)
 
 
+@needs_ffmpeg
+def test_an_mp3_with_a_great_cover_through_a_pipe(tmp_path, songs):
+    """The header that tells the padding, and the length, stands behind it."""
+    picture, path = tmp_path / "c.png", tmp_path / "a.mp3"
+    af.ffmpeg("-f", "lavfi", "-i", "nullsrc=s=400x400,geq=random(1)*255:128:128", "-frames:v", 1, picture)
+    assert picture.stat().st_size > 1 << 17
+    af.ffmpeg("-i", songs("mp3"), "-i", picture, "-map", 0, "-map", 1, "-c", "copy", path)
+    assert read(path).shape == (2, 55123)
+    with pipe_of(path.read_bytes()) as pipe:
+        assert torch.equal(read(pipe), read(path))
+    with pipe_of(path.read_bytes()[:-6000]) as pipe, pytest.raises(AudioError, match="is damaged at"):
+        read(pipe)
+
+
 def test_long_wav_through_a_pipe(tmp_path):
     path = wav(tmp_path / "a.wav", af.noise(2, 400_000))
     with pipe_of(path.read_bytes()) as pipe:

@@ -505,6 +505,36 @@ def test_an_interrupt_in_the_middle(tmp_path: Path, tiny_model: Path, numbers: t
     assert left(tmp_path / "stems") == BATCH | {"first", *(f"first/{stem}.wav" for stem in STEMS)}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and pipes")
+@pytest.mark.parametrize("from_fifo", [False, True])
+def test_an_interrupt_while_the_song_stalls(tmp_path: Path, tiny_model: Path, from_fifo: bool) -> None:
+    """What comes through a pipe stays away, but the pipe stays open."""
+    fifo, whole = tmp_path / "fifo", endless(tmp_path / "song.wav", RATE)
+    os.mkfifo(fifo)
+    end = os.open(fifo, os.O_RDWR)
+    os.set_blocking(end, False)
+    with whole.open("rb") as song, open(end, "wb", buffering=0) as feed, open(fifo, "rb", buffering=0) as stdin:
+        command = [sys.executable, "-m", "separator", "split", str(fifo) if from_fifo else "-", "-m", str(tiny_model)]
+        process = subprocess.Popen(command, cwd=tmp_path, text=True, stdin=None if from_fifo else stdin,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_signals)
+        try:
+            rest, deadline = memoryview(song.read(2_000_000)), time.monotonic() + 120
+            while rest or sum(part.stat().st_size > 1000 for part in tmp_path.glob("stems/*/.*.part")) < len(STEMS):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                rest = rest[feed.write(rest) or 0:]
+                time.sleep(0.001)
+            time.sleep(1)               # for the rest to be split: now all wait for the song
+            process.send_signal(signal.SIGTERM)
+            stdout, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.wait()
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-2:] == ["stopping ...", "Error: interrupted"]
+    assert not (tmp_path / "stems").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_kill_in_the_middle_is_swept_up_by_the_next_run(tmp_path: Path, tiny_model: Path, run: Run) -> None:
     with in_the_middle(tmp_path, tiny_model) as process:

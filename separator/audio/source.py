@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import shutil
 import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from separator.audio.xing import find_xing
-from separator.errors import AudioError
+from separator.audio.xing import find_xing, id3_bytes
+from separator.dsp.ahead import unwanted
+from separator.errors import AudioError, Interrupted
 
 EDGE = 1 << 17      # bytes of a pipe's beginning and end that are kept; an Ogg page has at most 65307
+PATIENCE_MS = 200   # how long a stalled pipe is waited for before asking whether anyone still wants it
 
 
 class Source:
@@ -29,10 +32,13 @@ class Source:
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return self._file.read(size) or b""
+            return self._read(size)
         except BaseException as error:
             self.error = error
             return b""
+
+    def _read(self, size: int) -> bytes:
+        return self._file.read(size) or b""
 
     def check(self) -> None:
         """Raise what ended the bytes; an error of the disk as `AudioError`."""
@@ -102,12 +108,15 @@ class Pipe(Source):
 
     def read(self, size: int = -1) -> bytes:
         if self._given < len(self._head):
-            part = self._head[self._given:][:size if size >= 0 else None]
+            part = self._head[self._given:self._given + size if size >= 0 else None]
             self._given += len(part)
             return part
         part = super().read(size)
         self._tail = (self._tail + part)[-EDGE:]
         return part
+
+    def _read(self, size: int) -> bytes:
+        return _next(self._file, size)
 
     def head(self) -> BinaryIO:
         return io.BytesIO(self._head)
@@ -136,6 +145,7 @@ def open_source(source: Path | BinaryIO) -> tuple[Source, str]:
             file.rewind()
         else:
             head = _fill(source, EDGE)
+            head += _fill(source, id3_bytes(head) + EDGE - len(head))   # a cover may be greater than that
             whole = head[4:8] == b"ftyp" or find_xing(io.BytesIO(head))
             file = Seekable(_spool(head, source), name, own=True) if whole else Pipe(head, source, name)
     except OSError as error:
@@ -168,11 +178,27 @@ def _fill(file: BinaryIO, size: int) -> bytes:
     """Read `size` bytes, or all there are, from a file that may give less at a time."""
     parts = bytearray()
     while len(parts) < size:
-        part = file.read(size - len(parts))
+        part = _next(file, size - len(parts))
         if not part:
             break
         parts += part
     return bytes(parts)
+
+
+def _next(file: BinaryIO, size: int) -> bytes:
+    """What comes next out of a pipe, up to `size` bytes; none at its end.
+
+    A read of a pipe that stalls cannot be ended from another thread: if the one that reads is to be ended, it must not
+    begin one.
+    """
+    raw = getattr(file, "raw", file)
+    if isinstance(raw, io.FileIO) and hasattr(select, "poll"):      # Windows has none
+        ready = select.poll()
+        ready.register(raw, select.POLLIN)
+        while not ready.poll(PATIENCE_MS):
+            if unwanted():
+                raise Interrupted("nobody waits for the song any more")
+    return getattr(file, "read1", file.read)(size) or b""
 
 
 def _spool(head: bytes, file: BinaryIO) -> BinaryIO:

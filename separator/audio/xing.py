@@ -35,13 +35,18 @@ class Xing:
     padding: int
 
 
+def id3_bytes(begin: bytes) -> int:
+    """The size of the ID3 tag, cover art and all, that a file with this beginning starts with; 0 if there is none."""
+    if begin[:3] != b"ID3" or len(begin) < 10:
+        return 0
+    b = begin[6:]
+    return 10 + (b[0] << 21 | b[1] << 14 | b[2] << 7 | b[3]) + (10 if begin[5] & 0x10 else 0)
+
+
 def find_xing(file: Bytes) -> Xing | None:
     """The header of the mp3 in `file`, which stands at its beginning; None if there is none."""
     begin = file.read(10)
-    frame_at = 0
-    if begin[:3] == b"ID3" and len(begin) == 10:
-        b = begin[6:]
-        frame_at = 10 + (b[0] << 21 | b[1] << 14 | b[2] << 7 | b[3]) + (10 if begin[5] & 0x10 else 0)
+    frame_at = id3_bytes(begin)
     file.seek(frame_at - len(begin), 1)
     frame = file.read(256)
     if len(frame) < 64 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:      # the sync word, and layer 3

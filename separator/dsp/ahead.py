@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Queue, SimpleQueue
-from threading import Event, Semaphore, Thread
+from threading import Event, Semaphore, Thread, local
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_here = local()     # of a thread that works ahead or behind: `stopped`, an Event
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,22 @@ class _End:
     error: BaseException | None
 
 
+def unwanted() -> bool:
+    """Whether what the calling thread works at is for nobody: it works ahead or behind, and was asked to stop.
+
+    For work that may wait for ever: it is to ask now and then, and to raise where the answer is yes.
+    """
+    stopped: Event | None = getattr(_here, "stopped", None)
+    return stopped is not None and stopped.is_set()
+
+
 def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """Iterate over `items` in a background thread that is at most `depth` items ahead of the consumer.
 
     The thread starts with the first `next`. An exception of `items` is raised at the consumer, after the items before
     it and with its own traceback. When the returned generator is closed, or collected, the thread finishes the item it
-    is at, closes `items` if that can be closed, and has ended before the call returns.
+    is at (which may ask whether it is `unwanted`), closes `items` if that can be closed, and has ended before the call
+    returns.
 
     Raises ValueError for a depth below 1.
     """
@@ -53,6 +64,7 @@ def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
 def _produce(items: Iterable[T], ready: SimpleQueue[_Item[T] | _End], free: Semaphore, stopped: Event) -> None:
     """Put every item, then an end that carries the error, if any. Takes a place before it computes an item."""
     error: BaseException | None = None
+    _here.stopped = stopped
     try:
         source = iter(items)
         try:
@@ -82,6 +94,7 @@ def behind(consume: Callable[[T], None], depth: int = 2) -> Iterator[Callable[[T
     errors: list[BaseException] = []
 
     def work() -> None:
+        _here.stopped = dropping
         while isinstance(entry := waiting.get(), _Item):
             if not dropping.is_set():
                 try:
