@@ -200,6 +200,21 @@ def test_start_at_or_beyond_the_end_is_an_error(tmp_path, start):
         read(path, start_s=start)
 
 
+def test_cuts_of_any_size(tmp_path):
+    path = wav(tmp_path / "a.wav", af.noise(1, 16000))
+    for for_ever in (1e305, float("inf")):
+        assert read(path, start_s=1.0, duration_s=for_ever).shape == (1, 8000)
+        with pytest.raises(AudioError, match=r"2\.000 s long.*nothing from"):
+            read(path, start_s=for_ever)
+        with pytest.raises(AudioError, match=r"2\.000 s long.*nothing from"):
+            read(path, start_s=for_ever, duration_s=1.0)
+    for start in (0.0, 0.512, 1.0, 1.5):            # 0.512 s: FFmpeg's frames may end there
+        with pytest.raises(AudioError, match=r"1e-05 s are less than a frame at 8000 Hz[\s\S]*--duration"):
+            read(path, start_s=start, duration_s=1e-5)
+    with pytest.raises(AudioError, match=r"2\.000 s long.*nothing from"):
+        read(path, start_s=2.0, duration_s=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"start_s": -1.0}, {"duration_s": 0.0}, {"duration_s": -1.0},
                                      {"start_s": float("nan")}, {"block": 0}])
 def test_senseless_cuts_are_usage_errors(tmp_path, options):

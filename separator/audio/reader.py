@@ -31,6 +31,7 @@ Samples = npt.NDArray[np.float32]
 FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "flt": 1.0, "dbl": 1.0}
 # Layouts that FFmpeg assumes for a channel count where the file names none.
 LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+FOR_EVER = 2**62    # frames; what is more may be beyond all integers
 CHECKED = ("flac", "wavpack", "tta", "ape")    # codecs with checksums
 TAGS = (b"TAG", b"APETAGEX", b"LYRICS", b"ID3")     # what may lie around an mp3's audio
 
@@ -119,7 +120,7 @@ class AudioReader:
 
     def __iter__(self) -> Iterator[Tensor]:
         """The blocks. There is one pass: a second iteration goes on where the first stopped."""
-        at = round(self._start_s * self.sample_rate)
+        at = self._frame_at(self._start_s)
         for block in _regroup(self._cut(self._arrays()), self._block):
             if not np.isfinite(block).all():
                 self._refuse_nan(block, at)
@@ -141,21 +142,28 @@ class AudioReader:
 
     def _cut(self, arrays: Iterator[Samples]) -> Iterator[Samples]:
         """What lies between start and end."""
-        start = round(self._start_s * self.sample_rate)
-        end = None if self._wanted_s is None else round((self._start_s + self._wanted_s) * self.sample_rate)
-        at = 0
+        start = self._frame_at(self._start_s)
+        end = None if self._wanted_s is None else self._frame_at(self._start_s + self._wanted_s)
+        at, some = 0, False
         for array in arrays:
             kept = array[:, max(0, start - at): None if end is None else max(0, end - at)]
             at += array.shape[1]
             if kept.shape[1]:
+                some = True
                 yield kept
-            if end is not None and at >= end:
-                return
+            if end is not None and at >= end and at > start:
+                break
         if start and at <= start:
             raise AudioError(
                 f"{self.name} is {at / self.sample_rate:.3f} s long, it has nothing from {self._start_s:g} s on",
                 hint="choose an earlier --start",
             )
+        if self._wanted_s is not None and not some:
+            raise AudioError(f"of {self.name}, {self._wanted_s:g} s are less than a frame at {self.sample_rate} Hz",
+                             hint="choose a longer --duration")
+
+    def _frame_at(self, seconds: float) -> int:
+        return round(min(seconds * self.sample_rate, FOR_EVER))
 
     def _decode(self) -> Iterator[AudioFrame]:
         """All frames of the first audio stream; damage ends in an `AudioError`."""
