@@ -535,6 +535,27 @@ def test_an_interrupt_while_the_song_stalls(tmp_path: Path, tiny_model: Path, fr
     assert not (tmp_path / "stems").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and pipes")
+@pytest.mark.parametrize("extension", ["wav", "flac"])
+def test_an_interrupt_while_the_reader_stalls(tmp_path: Path, tiny_model: Path, extension: str) -> None:
+    """Nobody takes what goes out through a pipe, a wav at once and a flac at the end, but the pipe stays open."""
+    song = noise(tmp_path / "song.wav", 60 * RATE)
+    command = [sys.executable, "-m", "separator", "split", str(song), "-m", str(tiny_model), "-o", "-", "-f", extension,
+               "--stems", "vocals"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=heed_signals)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.read(1000)[:4] in (b"RIFF", b"fLaC")     # and then no more
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 130
+    finally:
+        process.kill()
+        _, stderr = process.communicate()
+    assert stderr.decode().splitlines()[-2:] == ["stopping ...", "Error: interrupted"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_kill_in_the_middle_is_swept_up_by_the_next_run(tmp_path: Path, tiny_model: Path, run: Run) -> None:
     with in_the_middle(tmp_path, tiny_model) as process:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
+import select
 import shutil
 import socket
 import stat
@@ -14,7 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from separator.errors import AudioError, ResourceError, SepctlError, UsageError
+from separator.dsp.ahead import PATIENCE_MS, unwanted
+from separator.errors import AudioError, Interrupted, ResourceError, SepctlError, UsageError
 
 LONGEST_NAME = 255      # bytes of a file name, on all common file systems
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -37,10 +40,13 @@ class Sink:
         rest = memoryview(data)
         while len(rest) and self.error is None:
             try:
-                rest = rest[self._file.write(rest):]    # an unbuffered file may take less than all
+                rest = rest[self._put(rest):]
             except BaseException as error:
                 self.error = error
         return len(data)
+
+    def _put(self, data: memoryview) -> int:
+        return self._file.write(data)       # an unbuffered file may take less than all
 
     def check(self) -> None:
         """Raise what went wrong; an error of the disk as `AudioError` or `ResourceError`."""
@@ -52,6 +58,26 @@ class Sink:
     def fail(self) -> None:
         """From now on everything goes nowhere."""
         self.error = self.error or OSError(errno.ECANCELED, "given up")
+
+
+class Outlet(Sink):
+    """A pipe. A write to one that stalls cannot be ended from another thread: it is begun only if it ends at once."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        super().__init__(file, name)
+        raw = getattr(file, "raw", file)
+        self._raw = raw if isinstance(raw, io.FileIO) and hasattr(select, "poll") else None     # Windows has none
+        file.flush()
+
+    def _put(self, data: memoryview) -> int:
+        if self._raw is None:
+            return super()._put(data)
+        ready = select.poll()
+        ready.register(self._raw, select.POLLOUT)
+        while not ready.poll(PATIENCE_MS):
+            if unwanted():
+                raise Interrupted("nobody waits for the stem to be written any more")
+        return self._raw.write(data[:select.PIPE_BUF]) or 0
 
 
 class SeekableSink(Sink):
@@ -156,7 +182,7 @@ class StreamPlace:
         name = getattr(stream, "name", None)
         self._name = name if isinstance(name, str) and not name.startswith("<") else "stdout"
         self._whole: IO[bytes] | None = self.scratch() if whole else None
-        kind = SeekableSink if whole or _can_complete(stream) else Sink
+        kind = SeekableSink if whole or _can_complete(stream) else Outlet
         self.sink = kind(self._whole or stream, self._name)
 
     def scratch(self) -> IO[bytes]:
@@ -172,7 +198,9 @@ class StreamPlace:
         try:
             if self._whole is not None:
                 self._whole.seek(0)
-                shutil.copyfileobj(self._whole, self._stream, 1 << 20)
+                outlet = Outlet(self._stream, self._name)
+                shutil.copyfileobj(self._whole, outlet, 1 << 20)
+                outlet.check()
                 self._whole.close()
             self._stream.flush()
         except OSError as error:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from separator.audio.xing import find_xing, id3_bytes
-from separator.dsp.ahead import unwanted
+from separator.dsp.ahead import PATIENCE_MS, unwanted
 from separator.errors import AudioError, Interrupted
 
 EDGE = 1 << 17      # bytes of a pipe's beginning and end that are kept; an Ogg page has at most 65307
-PATIENCE_MS = 200   # how long a stalled pipe is waited for before asking whether anyone still wants it
 
 
 class Source:

@@ -126,7 +126,7 @@ def unhashed(todo: Sequence[Task], records: Mapping[str, Record], job: Job) -> l
     def is_unhashed(task: Task, record: Record | None) -> bool:
         if record is None:
             return not task.redo and not isinstance(job.out, Url) and _there(task) > 0
-        return record["status"] == "skipped" and _intact(record, task, job, hashed=False)
+        return record["status"] == "skipped" and all(_as_left(record, task, hashed=False).values())
 
     found = {task.number for task in todo if is_unhashed(task, records.get(task.song.key))}
     if found and not job.overwrite:

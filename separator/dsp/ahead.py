@@ -10,6 +10,7 @@ from threading import Event, Semaphore, Thread, local
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+PATIENCE_MS = 200   # how long a stalled pipe is waited for before asking whether anything is still wanted of it
 _here = local()     # of a thread that works ahead or behind: `stopped`, an Event
 
 
