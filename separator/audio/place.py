@@ -198,9 +198,7 @@ class StreamPlace:
         try:
             if self._whole is not None:
                 self._whole.seek(0)
-                outlet = Outlet(self._stream, self._name)
-                shutil.copyfileobj(self._whole, outlet, 1 << 20)
-                outlet.check()
+                shutil.copyfileobj(self._whole, self._stream, 1 << 20)
                 self._whole.close()
             self._stream.flush()
         except OSError as error:
