@@ -10,8 +10,8 @@ import torch
 
 from separator.errors import AudioError, ConfigError
 from separator.train.augment import Augment, Drive, Loudness, Reverb, Speed
-from separator.train.excerpts import Data, Excerpts, Source
-from separator.train.prepared import songs
+from separator.train.excerpts import SILENCE, Data, Excerpts, Source
+from separator.train.prepared import QUIET, Manifest, PreparedLayer, songs
 
 RATE = 4000
 STEMS = ("low", "high")
@@ -112,9 +112,84 @@ def test_layers_are_left_out_as_often_as_told_and_never_in_plain_rows(tmp_path):
                 drop_layer=0.3, silent=1.0)
     excerpts = Excerpts(data, ["low"], RATE, 0)
     shares = Counter((excerpts.rows(0)[:, 0, 0, 0] * 32).round().int().tolist())
-    for layers, expected in ((0, 0.09), (1, 0.21), (2, 0.21), (3, 0.49)):
+    for layers, expected in ((0, 0), (1, 0.255), (2, 0.255), (3, 0.49)):  # where all would go, one of them stays
         assert shares[layers] / 2000 == pytest.approx(expected, abs=0.04)
     assert torch.equal(excerpts.plain().rows(0), torch.full((2000, 1, 2, 40), 3 / 32))
+
+
+def test_the_last_layer_that_sounds_is_not_left_out(tmp_path):
+    write_song(tmp_path / "set" / "a", {"low": [0, 1024, 0], "high": [2048]})
+    write_song(tmp_path / "set" / "b", {"low": [1024, 0], "high": [2048]})
+    data = Data(train=[{"folder": tmp_path / "set"}], valid=tmp_path / "set", excerpt_s=0.01, rows=50, drop_layer=1,
+                silent=0)
+    excerpts = Excerpts(data, STEMS, RATE, 0)
+    drawn = []
+    excerpts._song = lambda rng, stem: drawn.append(stem) or excerpts.songs[0]
+    assert torch.equal(excerpts.rows(0)[..., 0, 0] * 32, torch.tensor([1.0, 2.0]).expand(50, 2))
+    assert drawn == [None] * 50  # none was looked for in another song
+
+
+def write_sparse_song(folder, manifest, active=1, blocks=16):
+    """A stem that sounds in the first `active` of so many blocks, at 0.5, and beside it one that always does."""
+    write_song(folder, {"low": [0], "high": [4096]}, seconds=blocks * QUIET // RATE)
+    low = np.load(folder / "low" / "0.npy")
+    low[: active * QUIET] = 16384
+    np.save(folder / "low" / "0.npy", low)
+    if manifest:
+        told = {f"{stem}/0.npy": PreparedLayer(source="", stream=0, size=0, mtime_ns=0, frames=len(low), sha256="",
+                                               clipped=0, sounding=((0, end),))
+                for stem, end in (("low", active * QUIET), ("high", len(low)))}
+        (folder / "song.json").write_text(Manifest(sample_rate=RATE, layers=told).text())
+
+
+@pytest.mark.parametrize(("manifest", "active"), [(True, 1), (False, 6)])
+def test_a_song_is_drawn_by_its_weight_however_seldom_a_stem_sounds_in_it(tmp_path, manifest, active):
+    write_sparse_song(tmp_path / "sparse" / "a", manifest, active)
+    write_song(tmp_path / "dense" / "b", {stem: [8192] for stem in STEMS})
+    data = Data(train=[{"folder": tmp_path / "sparse"}, {"folder": tmp_path / "dense"}], valid=tmp_path / "dense",
+                excerpt_s=0.5, rows=800, drop_layer=0, silent=0)
+    low = Excerpts(data, STEMS, RATE, 0).rows(0)[:, 0].amax(dim=(1, 2))
+    assert set(low.tolist()) == {0.5, 0.25}
+    assert (low == 0.5).double().mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_where_a_stem_sounds_all_places_are_as_likely(tmp_path):
+    folder = tmp_path / "set" / "a"
+    write_sparse_song(folder, manifest=True)
+    ramp = np.load(folder / "low" / "0.npy")
+    ramp[:QUIET] = np.arange(QUIET)[:, None]  # tells its place
+    np.save(folder / "low" / "0.npy", ramp)
+    data = Data(train=[{"folder": tmp_path / "set"}], valid=tmp_path / "set", excerpt_s=0.5, rows=1000, drop_layer=0,
+                silent=0)
+    first = Excerpts(data, ["low"], RATE, 0).rows(0)[:, 0, 0, 0] * 32768
+    counts = torch.histc(first, 4, 0, QUIET)
+    assert (counts / 1000 - 0.25).abs().max() < 0.05
+
+
+def test_a_share_of_excerpts_is_from_a_natural_place(tmp_path):
+    """Silence in 15 of 16 parts of a song, accepted with probability 0.4."""
+    write_sparse_song(tmp_path / "set" / "a", manifest=True)
+    data = Data(train=[{"folder": tmp_path / "set"}], valid=tmp_path / "set", excerpt_s=0.01, rows=1000, drop_layer=0,
+                silent=0.4)
+    low = Excerpts(data, ["low"], RATE, 0).rows(0)[:, 0].amax(dim=(1, 2))
+    assert (low == 0).double().mean() == pytest.approx(0.4 * 15 / 16, abs=0.05)
+
+
+def test_whole_rows_are_one_song_at_one_place_with_its_silences(tmp_path):
+    for n, name in enumerate("ab"):
+        write_song(tmp_path / "set" / name, {stem: [0] for stem in STEMS})
+        for stem in STEMS:
+            ramp = np.arange(6 * RATE)[:, None].repeat(2, axis=1) * (-1) ** n
+            np.save(tmp_path / "set" / name / stem / "0.npy", ramp.astype(np.int16))
+    write_song(tmp_path / "set" / "c", {"low": [16384]})
+    data = Data(train=[{"folder": tmp_path / "set"}], valid=tmp_path / "set", excerpt_s=0.01, rows=200, silent=0)
+    rows = Excerpts(data, STEMS, RATE, 0, Augment(coherent=0.3)).rows(0)
+    whole, remixed = rows[:60], rows[60:]
+    lacking = (whole[:, 0] == 0.5).all(dim=(1, 2))
+    assert lacking.double().mean() == pytest.approx(1 / 3, abs=0.2) and not whole[lacking, 1].any()
+    assert torch.equal(whole[~lacking, 0], whole[~lacking, 1])
+    assert remixed.square().mean(dim=(2, 3)).min() > SILENCE**2
+    assert not torch.equal(remixed[:, 0], remixed[:, 1])
 
 
 def test_a_stem_that_a_song_lacks_comes_from_another_song(tmp_path):

@@ -108,6 +108,22 @@ def test_incoherent_remixing_uses_every_excerpt_of_every_stem_once(planes):
     assert torch.equal(told, rows_used)  # what names the batch's items in nan-batch.json
 
 
+def test_coherent_mixes_are_the_whole_rows_and_others_are_made_of_the_rest(planes):
+    uneven = planes * torch.tensor([1.0, 0.1, 10.0])[:, None, None, None, None]
+    augment = STILL.model_copy(update={"coherent": 0.5, "balance": True})
+    whole = augment.whole(6)
+    batches = list(make(augment).batches(uneven, 4, 3, torch.Generator().manual_seed(0)))
+    told = torch.cat([rows for _, rows in batches])
+    coherent = (told < whole).any(dim=1)
+    assert whole == 3 and coherent.sum() == 12 and (told[coherent] == told[coherent][:, :1]).all()
+    expected = complex_of(uneven).abs().square().sum((2, 3, 4))
+    stems = torch.cat([batch.stems for batch, _ in batches]).sum((2, 3, 4))
+    torch.testing.assert_close(stems[coherent], expected[told[coherent, 0]])  # at their own levels
+    torch.testing.assert_close(stems[~coherent], stems[~coherent][:1, :1].expand(12, 3))
+    assert len({tuple(row) for row in told[~coherent].tolist()}) > 3
+    assert (coherent[:12].view(4, 3).sum(dim=1) % 3).any()  # spread over batches
+
+
 def test_balancing_brings_the_stems_of_incoherent_mixes_to_one_level(planes):
     uneven = planes * torch.tensor([1.0, 0.1, 10.0])[:, None, None, None, None]
     uneven[0, 1] = 0  # a silent excerpt stays silent

@@ -147,7 +147,7 @@ class Loudness(Change):
 class Augment(Frozen):
     """All changes. Those that are off by default cost time: each says in docs/training.md how much."""
 
-    coherent: float = Field(default=0.3, ge=0, le=1)  # share of mixes whose stems stay together; 0: all are remixed
+    coherent: float = Field(default=0.3, ge=0, le=1)  # share of mixes that are one song's, as it is; 0: all are remixed
     drop_stem: float = Field(default=0.1, ge=0, le=1)  # probability that a stem is silent in a mix
     balance: bool = True  # bring the stems of incoherent mixes to one level first: none drowns
     gain: Gain = Gain()
@@ -162,6 +162,10 @@ class Augment(Frozen):
     drive: Drive = Drive()
     reverb: Reverb = Reverb()
     loudness: Loudness = Loudness()  # `balance` and `gain` come after it: switch them off where the target must hold
+
+    def whole(self, rows: int) -> int:
+        """How many of a block's rows, the first ones, are one song at one place, and make up the coherent mixes."""
+        return round(self.coherent * rows)
 
 
 def response(

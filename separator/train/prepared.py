@@ -127,6 +127,21 @@ def sounding(blocks: Iterable[NDArray[np.int16]]) -> Runs:
     return tuple(runs)
 
 
+def joined(runs: Iterable[tuple[int, int]]) -> Runs:
+    """The same frames as runs that are apart and in order.
+
+    >>> joined([(5, 9), (0, 3), (2, 4), (9, 10)])
+    ((0, 4), (5, 10))
+    """
+    out: list[tuple[int, int]] = []
+    for first, end in sorted(runs):
+        if out and first <= out[-1][1]:
+            out[-1] = out[-1][0], max(end, out[-1][1])
+        else:
+            out.append((first, end))
+    return tuple(out)
+
+
 @dataclass(frozen=True)
 class Song:
     """One prepared song."""
@@ -167,6 +182,12 @@ class Song:
     def frames(self) -> int:
         """Length of the longest layer."""
         return max(layer.frames for layers in self.layers.values() for layer in layers)
+
+    @cached_property
+    def sounding(self) -> dict[str, Runs]:
+        """Stem -> the frames between which any of its layers sounds; without stems that never do."""
+        runs = {stem: joined(run for layer in layers for run in layer.sounding) for stem, layers in self.layers.items()}
+        return {stem: each for stem, each in runs.items() if each}
 
     def excerpt(self, stem: str, start: int, length: int, gains: Sequence[float] | None = None) -> Tensor:
         """Sum of a stem's layers, each with its gain: `[2, length]`; zeros past the end and where there is no stem."""

@@ -76,10 +76,12 @@ class Remixer:
                 yield self._mix(rows, chosen, gain, generator), chosen
 
     def _shuffle(self, rows: int, stems: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        together = torch.randperm(rows, generator=generator)
-        apart = torch.stack([torch.randperm(rows, generator=generator) for _ in range(stems)], dim=1)
-        coherent = torch.rand(rows, 1, generator=generator) < self.augment.coherent
-        return torch.where(coherent, together[:, None], apart), coherent
+        """Which row each stem of each mix comes from, `[N, S]`, and which mixes are whole rows, `[N, 1]`."""
+        whole = self.augment.whole(rows)
+        together = torch.arange(whole)[:, None].expand(-1, stems)
+        apart = [whole + torch.randperm(rows - whole, generator=generator) for _ in range(stems)]
+        order = torch.randperm(rows, generator=generator)
+        return torch.cat([together, torch.stack(apart, dim=1)])[order], (order < whole)[:, None]
 
     def _mix(self, rows: Tensor, chosen: Tensor, gain: Tensor, generator: torch.Generator) -> Any:
         shape = (chosen.shape[0], chosen.shape[1])

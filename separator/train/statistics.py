@@ -54,6 +54,7 @@ def statistics(
     data = excerpts.data
     known = {"key": dict(key), "stems": excerpts.stems, "length": excerpts.length, "seed": excerpts.seed,
              "n_fft": n_fft, "hop": hop, "mixes": mixes, "rows": data.rows, "silent": data.silent,
+             "draws": 2,  # raised when rows are drawn in another way
              "sources": [source.weight for source in data.train], "version": __version__}
     name = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
     path = folder / f"{name}.safetensors"
