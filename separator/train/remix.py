@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from separator.train.augment import Augment, noise_floor, response
+from separator.train.excerpts import SILENCE
 from separator.train.objective import Objective
+
+MOST = 10.0  # gain by which a quiet excerpt is brought up: 20 dB
 
 
 def spectra(audio: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -33,10 +36,14 @@ def spectra(audio: Tensor, n_fft: int, hop: int) -> Tensor:
 
 
 def balancing(rows: Tensor) -> Tensor:
-    """Gains that give all audible excerpts their median power: `[N, S, C, 2, T, F]` -> `[N, S]`; 1 for silent ones."""
+    """Gains that give all audible excerpts their median power: `[N, S, C, 2, T, F]` -> `[N, S]`; 1 for silent ones.
+
+    At most `MOST`: what is much quieter is mostly noise, or the end of a note.
+    """
     power = torch.stack([row.square().mean(dim=(1, 2, 3, 4)) for row in rows])
-    audible = power > power.max() * 1e-6
-    return torch.where(audible, (power[audible].median() / power).sqrt(), 1.0)
+    n_fft = 2 * (rows.shape[-1] - 1)
+    audible = power > 3 / 16 * n_fft * SILENCE**2  # a Hann window's mean square is 3/8; half of it is in either plane
+    return torch.where(audible, (power[audible].median() / power).sqrt().clamp(max=MOST), 1.0)
 
 
 def seeded(*numbers: int) -> torch.Generator:
