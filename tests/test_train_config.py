@@ -81,6 +81,7 @@ def test_an_unknown_key_is_named_with_file_and_nearest_key(path, override, unkno
         ("data.excerpt_s=0.1", "data.excerpt_s 0.1 is too short"),
         ("data.stride=256", "data.stride 256 exceeds the 255 frames"),  # of 6 s
         ("data.train=[]", "data.train: .*at least 1"),
+        ("data.valid={folder: v, weight: 7}", "data.valid: weight is of sources of data.train"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(path, override, told):
@@ -123,6 +124,13 @@ def test_files_that_are_no_configuration(tmp_path):
     assert "list.yaml: expected keys and values" in refused(tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     assert "broken.yaml: not readable as YAML" in refused(tmp_path / "broken.yaml")
+
+
+def test_a_key_that_stands_twice_is_named_with_its_lines(path):
+    path.write_text("seed: 1\noptim:\n  lr: 3\n  ema: 0.9\n  lr: 4\n")
+    assert "c.yaml: not readable as YAML: the key lr stands twice, in lines 3 and 5" in refused(path)
+    path.write_text(yaml.safe_dump(TRUNK))
+    assert "the key max_steps stands twice" in refused(path, "budget={max_steps: 3, max_steps: 4}")
 
 
 def test_lanes_are_raised_to_the_number_of_processes(path):

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import shutil
+import types
 
 import pytest
 import torch
@@ -10,11 +12,12 @@ import torch
 from separator import modelfile
 from separator.errors import AudioError, ConfigError, SepctlError
 from separator.train import curves
+from separator.train.excerpts import Data
 from separator.train.feed import Feed
 from separator.train.history import read
 from separator.train.loop import Run
 from separator.train.status import status
-from tests.trainingruns import TINY, UMX, same, tiny, trained, write_songs
+from tests.trainingruns import RATE, TINY, UMX, same, tiny, trained, write_songs
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +98,20 @@ def test_a_run_goes_on_from_the_weights_of_a_model(songs, tmp_path):
         Run(config, tmp_path / "second").resume()
 
 
+def test_what_a_run_began_with_stays_the_best_until_something_is_better(songs, tmp_path):
+    first = trained(tiny(songs), tmp_path / "first")
+    config = tiny(songs, start_from=str(first.model_path), optim={"lr": 1.0, "ema": 0}, budget={"max_steps": 4},
+                  epoch_steps=2)
+    run = trained(config, tmp_path / "second")
+    rows = read(tmp_path / "second" / "history.csv")
+    assert [row["step"] for row in rows] == [0, 2, 4] and min(row["loss"] for row in rows[1:]) > rows[0]["loss"]
+    (card, network), (_, before) = modelfile.load(run.model_path), modelfile.load(first.model_path)
+    assert same(network.state_dict(), before.state_dict())
+    assert card.training["validation"] == {key: rows[0][key] for key in rows[0].keys() - {"elapsed_s", "train_loss"}}
+    told = status(tmp_path / "second").progress
+    assert (told.best_step, told.best) == (0, rows[0]["loss"])
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"model": UMX_MODEL}, "start_from: model.spec is"), ({"start_from": "nothing.safetensors"}, "nothing.safetensors"),
 ])
@@ -148,6 +165,14 @@ def test_the_validation_loss_does_not_depend_on_how_excerpts_are_batched(songs, 
         run = Run(tiny(songs, data={"valid_excerpts": 3}, optim={"batch_size": size}), tmp_path / "run")
         losses.append(run.validation.scores(run.learner.averaged)["loss"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_the_sdr_of_a_validation_is_the_median_of_what_has_one(songs, tmp_path, monkeypatch):
+    run = Run(tiny(songs), tmp_path / "run")
+    table = torch.tensor([[1.0, math.nan], [4.0, math.nan], [math.nan, math.nan], [2.0, 5.0], [9.0, math.nan]])
+    monkeypatch.setattr(run.validation, "_batches", lambda _: [None])
+    model = types.SimpleNamespace(judge=lambda _: (0.0, table))
+    assert run.validation.scores(model) == {"loss": 0.0, "low": 3.0, "high": 5.0}  # of 1, 2, 4, 9; of 5
 
 
 def test_a_model_names_the_commit_that_its_run_was_started_from(songs, tmp_path, monkeypatch):
@@ -211,6 +236,13 @@ def test_what_this_machine_or_these_songs_cannot_do_is_refused_before_anything_i
     twice = {"train": [{"folder": str(songs / "train")}, {"folder": str(songs / "valid")}]}
     with pytest.raises(ConfigError, match=r"valid/song0: is in data\.train\.1 and in data\.valid"):
         Run(tiny(songs, data=twice), tmp_path / "run")
+    toys = {name: {"folder": str(tmp_path / name), "generate": 2} for name in ("toys", "others")}
+    data = Data(train=[toys["toys"]], valid=toys["others"])
+    for source in (*data.train, data.valid):
+        source.songs(("low", "high"), RATE)
+    shutil.copytree(tmp_path / "others" / "toy001", tmp_path / "toys" / "renamed")
+    with pytest.raises(ConfigError, match=r"renamed: is in data\.train\.0 and in data\.valid as .*toy001"):
+        Run(tiny(songs, data={"train": [toys["toys"]], "valid": toys["others"]}), tmp_path / "run")
     for song in (songs / "valid").iterdir():
         (song / "high" / "layer.npy").unlink()
     with pytest.raises(AudioError, match="valid: no validation song has the stem high"):

@@ -94,6 +94,23 @@ def test_resumed_training_equals_uninterrupted_training(songs, tmp_path, name, s
     assert same(everything(tmp_path / "cut"), before)
 
 
+def test_a_run_from_a_model_killed_after_its_first_validation_begins_anew(songs, tmp_path):
+    first = trained(tiny(songs, budget={"max_steps": 4}, epoch_steps=4), tmp_path / "first")
+    config = tiny(songs, start_from=str(first.model_path), **BUDGET)
+    trained(config, tmp_path / "whole")
+    for stop in (1, 10):  # before the first checkpoint, and after some
+        run = Run(config, tmp_path / "cut")
+        run.resume() if stop > 1 else run.begin()
+        with pytest.raises(Stopped):
+            run.train(stop_at(stop))
+    resumed(config, tmp_path / "cut").train(lambda event: None)
+    assert [row["step"] for row in read(tmp_path / "cut" / "history.csv")] == [0, 5, 10, 15, 20, 22]
+    for name in ("whole", "cut"):  # whose training loss at step 0 is NaN, which equals nothing
+        path = tmp_path / name / "history.csv"
+        path.write_text(path.read_text().replace("nan", "0"))
+    assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+
 @pytest.mark.parametrize(("every_s", "saved"), [(0.0, [4, 8, 12, 16, 20, 22, 22]), (1e9, [4, 12, 20, 22, 22])])
 def test_checkpoints_are_due_at_first_after_validations_at_the_end_and_by_time(songs, tmp_path, monkeypatch, every_s,
                                                                                 saved):
@@ -250,6 +267,17 @@ def test_another_configuration_is_refused_with_the_key_that_differs(songs, short
     merged = {key: {**TINY[key], **value} if isinstance(value, dict) else value for key, value in changes.items()}
     other = tiny(songs, **{"budget": {"max_steps": 2}, "epoch_steps": 10, **merged})
     with pytest.raises(ConfigError, match=told):
+        resumed(other, tmp_path / "run")
+
+
+def test_a_key_that_is_younger_than_the_run_counts_as_its_default(songs, short, tmp_path):
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["identity"]["config"]["augment"].pop("swap") == 0.5
+    torch.save(state, path)
+    assert resumed(short, tmp_path / "run").step == 2
+    other = tiny(songs, budget={"max_steps": 2}, epoch_steps=10, augment={"swap": 0.4})
+    with pytest.raises(ConfigError, match=r"augment\.swap was 0\.5, and is 0\.4"):
         resumed(other, tmp_path / "run")
 
 

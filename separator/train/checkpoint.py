@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from separator.atomic import replacing
 from separator.errors import ConfigError, ModelError, ResourceError
+from separator.train.config import Config
 
 # Keys that may change when a run is resumed: none of them alters a step that is already made. Folders may, because
 # the fingerprints say whether what is in them is the same.
@@ -56,7 +58,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 
 def refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `ConfigError` that names what differs between two `{"config": ..., "data": fingerprints}`."""
-    for key, (old, new) in sorted(differences(before["config"], now["config"]).items()):
+    for key, (old, new) in sorted(differences(_completed(before["config"]), now["config"]).items()):
         if key.startswith(HARMLESS) or (key.startswith("data.train.") and key.endswith((".folder", ".generate"))):
             continue
         what = "is of another architecture" if key.startswith(NETWORK) else "was made with another configuration"
@@ -71,6 +73,15 @@ def refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]
             f"{folder}: what {source} names has changed since the checkpoint ({old:.8} then, {new:.8} now)",
             hint="put back what was there, or begin a new run with another --out",
         )
+
+
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the defaults of keys that are younger than it; as it is where it is no configuration any more."""
+    try:
+        completed: Mapping[str, Any] = json.loads(Config.model_validate(config).model_dump_json())
+    except ValidationError:
+        return config
+    return completed
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -129,7 +129,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises `ConfigError` that names the file and the dotted key, and the nearest known key for an unknown one.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = _yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -144,6 +144,23 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise _explain(path, raw, error) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"the key {name} stands twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     """Set one dotted key in what the file says; numbers in it count in lists."""
     dotted, equals, text = override.partition("=")
@@ -153,7 +170,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     node: Any = raw
     place = "the file"
     try:
-        value = yaml.safe_load(text)
+        value = _yaml(text)
         for depth, key in enumerate(parents, 1):
             node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
             place = ".".join(parents[:depth])
@@ -162,7 +179,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         else:
             node[last] = value
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {text!r} is not YAML", hint="quote it for the shell") from error
+        what = f"{text!r} is not YAML: {getattr(error, 'problem', error)}"
+        raise ConfigError(f"--set {override}: {what}", hint="quote it for the shell") from error
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         hint = f"{place} is {node!r:.60}; set that as a whole, or see the keys in docs/training.md"
         raise ConfigError(f"--set {override}: there is no such place", hint=hint) from error

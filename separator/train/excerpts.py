@@ -74,6 +74,13 @@ class Data(Frozen):
     def _folder(cls, value: Any) -> Any:
         return {"folder": value} if isinstance(value, str | Path) else value
 
+    @field_validator("valid")
+    @classmethod
+    def _unweighted(cls, value: Source) -> Source:
+        if value.weight != 1:
+            raise ValueError("weight is of sources of data.train: all validation songs count alike")
+        return value
+
 
 class Excerpts:
     """Draws rows: one excerpt of every stem, from one place of one song as far as the stem sounds there.

@@ -183,6 +183,9 @@ class Run:
         # Remixing the next batch costs about as much as a step, so each has a thread, and neither needs many cores.
         steps = ahead(self.feed.steps(self.block, self.learner.lanes), depth=1)
         with alone, contextlib.closing(steps):
+            if self.config.start_from is not None and self.step == 0:
+                self._validate(log)  # so that nothing worse than what the run began with is published
+                self._tell()
             while not self.finished():
                 planned = next(steps)
                 self._take(planned)
@@ -237,10 +240,10 @@ class Run:
         """Score the averaged weights on the leader; all processes learn the outcome."""
         self.learner.agree()
         scores = self.team.share(self.validation.scores(self.learner.averaged) if self.team.leads else {})
+        train_loss = self.losses["sum"] / self.losses["steps"] if self.losses["steps"] else math.nan
         row = {
             "epoch": math.ceil(self.step / self.config.epoch_steps), "step": self.step,
-            "elapsed_s": round(self.elapsed_s), "lr": self.rate(),
-            "train_loss": float(f"{self.losses['sum'] / max(self.losses['steps'], 1):.6g}"), **scores,
+            "elapsed_s": round(self.elapsed_s), "lr": self.rate(), "train_loss": float(f"{train_loss:.6g}"), **scores,
         }  # fmt: skip
         better = self.pace.observe(scores["loss"], self.step, self.config.optim.schedule)
         self.validated, self.losses, self._due_s = self.step, {"sum": 0.0, "steps": 0}, 0.0
@@ -256,7 +259,7 @@ class Run:
         No times in it: the same run gives the same bytes.
         """
         config = json.loads(self.config.model_dump_json(exclude={"model"}))
-        validation = {key: value for key, value in row.items() if key != "elapsed_s"}
+        validation = {key: value for key, value in row.items() if key != "elapsed_s" and not math.isnan(value)}
         training = {"config": config, **self._made_with, "validation": validation}
         card = self.config.model.model_copy(update={"training": training})
         modelfile.save(self.model_path, card, self.learner.averaged.network, dtype=torch.float16)
@@ -289,12 +292,20 @@ class Run:
 
 
 def _refuse_shared(songs: Mapping[str, Sequence[Song]]) -> None:
-    """Raise `ConfigError` where a song is both trained on and validated with."""
-    held_out = {song.folder.resolve() for song in songs["data.valid"]}
+    """Raise `ConfigError` where a song, or any sound of it, is both trained on and validated with."""
+    held_out = {mark: song for song in songs["data.valid"] for mark in _marks(song)}
     for key, found in songs.items():
-        shared = [song.folder for song in found if key != "data.valid" and song.folder.resolve() in held_out]
-        if shared:
-            raise ConfigError(
-                f"{shared[0]}: is in {key} and in data.valid, so validation would tell what was learnt by heart",
-                hint="`sepctl data prepare --valid N` sets songs aside",
-            )
+        for song in found if key != "data.valid" else ():
+            if shared := _marks(song) & held_out.keys():
+                twin = held_out[min(shared)].folder
+                where = "" if twin.resolve() == song.folder.resolve() else f" as {twin}"
+                raise ConfigError(
+                    f"{song.folder}: is in {key} and in data.valid{where}, so validation would tell what was learnt by"
+                    " heart", hint="`sepctl data prepare --valid N` sets songs aside",
+                )  # fmt: skip
+
+
+def _marks(song: Song) -> set[str]:
+    """What a song is known by: its place, and the SHA-256 of each layer that its manifest says sounds."""
+    layers = song.manifest.layers.values() if song.manifest else ()
+    return {str(song.folder.resolve()), *(layer.sha256 for layer in layers if layer.sounding)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from separator.errors import AudioError
+from separator.evaluation.scores import medians
 from separator.train.config import Config
 from separator.train.objective import Objective
 from separator.train.prepared import Song
@@ -45,9 +46,9 @@ class Validation:
         judged = [objective.judge(batch) for batch in self._batches(objective)]
         table = torch.cat([sdr for _, sdr in judged])  # [N, S]
         stems = self.config.model.stems
-        medians = {stem: round(float(table[:, s].nanmedian()), 3) for s, stem in enumerate(stems)}
+        sdr = {stem: round(value, 3) for stem, value in zip(stems, medians(table).tolist(), strict=True)}
         mean = sum(float(loss) * len(sdr) for loss, sdr in judged) / len(table)  # the last batch may be smaller
-        return {"loss": float(f"{mean:.6g}"), **medians}
+        return {"loss": float(f"{mean:.6g}"), **sdr}
 
     def _batches(self, objective: Objective) -> Iterable[Any]:
         """Kept where they are small, else made anew: whole spectra of the usual 48 excerpts would take 1.6 GB."""
