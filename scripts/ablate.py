@@ -13,9 +13,10 @@ is written as for `sepctl train --set`:
       as it is: []
       without dropped stems: [augment.drop_stem=0]
 
-A run that is there already is kept, and one that was interrupted goes on. SDR is global, over whole songs. The table
-has a column per stem, the mean over the folders, and one per folder, the mean over the stems. Differences between seeds
-say what differences between variants are worth: each cell gives mean and half range.
+A run that is there already is kept, if it was made with the same configuration, and one that was interrupted goes on.
+SDR is global, over whole songs. The table has a column per stem, the mean over the folders, and one per folder, the
+mean over the stems. Differences between seeds say what differences between variants are worth: each cell gives mean and
+half range.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from separator.evaluation import model, score
 from separator.evaluation.tables import to_json
 from separator.modelfile import file_sha256
 from separator.separate import Separator
+from separator.train.checkpoint import differences
+from separator.train.config import load
 from separator.train.status import status
 
 Scores = Mapping[str, Mapping[str, float]]  # SDR in dB by folder and stem
@@ -64,6 +67,9 @@ def train(plan: Plan, name: str, seed: int, folder: Path, threads: int) -> tuple
     command += [word for change in words for word in ("--set", change)]
     if not (out / "config.yaml").exists():
         _sepctl(command)
+    elif found := differences(load(out / "config.yaml").model_dump(), load(plan.config, words).model_dump()):
+        key, (old, new) = min(found.items())
+        sys.exit(f"{out}: was made with {key} {old}, the plan says {new}: remove that folder, or name other --runs")
     elif not status(out).finished:
         _sepctl([*command, "--resume"])
     (path,) = out.glob("*.safetensors")

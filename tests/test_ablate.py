@@ -1,5 +1,6 @@
 """Comparing choices: the table from planted scores, and two tiny runs of a plan from beginning to end."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -32,6 +33,22 @@ def test_every_variant_of_the_plan_is_a_valid_configuration():
     base = load(plan.config, plan.common)
     for name, changes in plan.variants.items():
         assert (load(plan.config, [*plan.common, *changes]) == base) == (not changes), name
+
+
+def test_a_run_that_was_made_otherwise_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(tiny(tmp_path).as_yaml())
+    plan = ablate.Plan(config=tmp_path / "tiny.yaml", common=("optim.lr=0.5",), seeds=(3,), score={"a": tmp_path},
+                       variants={"as it is": ()})
+    run = tmp_path / "as-it-is-3"
+    run.mkdir()
+    (run / "tiny.safetensors").touch()
+    calls = []
+    monkeypatch.setattr(ablate, "status", lambda _: calls.append("looked") or argparse.Namespace(finished=True))
+    (run / "config.yaml").write_text(load(plan.config, ["seed=3", "optim.lr=0.5"]).as_yaml())
+    assert ablate.train(plan, "as it is", 3, tmp_path, 1)[0] == run / "tiny.safetensors" and calls == ["looked"]
+    (run / "config.yaml").write_text(load(plan.config, ["seed=3", "optim.lr=0.25"]).as_yaml())
+    with pytest.raises(SystemExit, match=r"as-it-is-3: was made with optim\.lr 0\.25, the plan says 0\.5: remove that"):
+        ablate.train(plan, "as it is", 3, tmp_path, 1)
 
 
 @pytest.mark.slow
