@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,23 @@ import yaml
 from separator import modelfile
 from separator.card import ModelCard
 from separator.corpus import true_songs
-from separator.evaluation import mix_itself, model, ratio_mask, score
-from separator.evaluation.scores import medians
-from separator.separate import Separator
+from separator.evaluation import Setup
+from separator.evaluation.tables import summary
 
 WEIGHTS = Path("separator/weights")
 REGISTRY = Path("separator/registry.yaml")
 
 
-def measure(separator: Separator, folder: Path) -> dict[str, Any]:
-    """SDR in dB of the model, the mix and the ratio mask: medians of windows, and of whole songs the mean."""
-    methods = {"model": model(separator), "mix": mix_itself, "irm1": ratio_mask}
-    table: dict[str, Any] = {}
-    songs = true_songs(folder, separator.stems)
-    for name, method in methods.items():
-        scores = [score(song, separator.stems, method) for song in songs]
-        rows = {
-            "median_db": medians(torch.stack([medians(each.sdr()) for each in scores])),
-            "global_db": torch.stack([each.global_sdr() for each in scores]).nanmean(dim=0),
-        }
-        table[name] = {key: dict(zip(separator.stems, _rounded(row), strict=True)) for key, row in rows.items()}
+def measured(trained: Path, stems: Sequence[str], folder: Path) -> dict[str, Any]:
+    """SDR in dB of the model, the mix and the ratio mask, as `sepctl evaluate` gives them, to two digits."""
+    score, songs = Setup(str(trained), oracles=("mix", "irm1"))(), true_songs(folder)
+    rows = summary([each for song in songs for each in score(song)], stems)
+    table = {
+        name: {key: {stem: None if value is None else round(value, 2) for stem, value in row[f"sdr_{key}"].items()}
+               for key in ("median_db", "global_db")}
+        for name, row in zip(("model", "mix", "irm1"), rows, strict=True)
+    }  # fmt: skip
     return {"songs": [song.name for song in songs], "metric": "museval v4 SDR, and global SDR", **table}
-
-
-def _rounded(row: torch.Tensor) -> list[float | None]:
-    return [None if value != value else round(value, 2) for value in row.tolist()]
 
 
 def restated(card: ModelCard, config: Path, scores: Mapping[str, Any]) -> ModelCard:
@@ -61,8 +53,8 @@ def restated(card: ModelCard, config: Path, scores: Mapping[str, Any]) -> ModelC
 def main(trained: Path, config: Path, folders: tuple[str, ...]) -> None:
     """Publish TRAINED as a bundled model."""
     card, network = modelfile.load(trained)
-    separator = Separator(card, network, precision="fp32")  # the same everywhere
-    scores = {name: measure(separator, Path(folder)) for name, _, folder in (each.partition("=") for each in folders)}
+    named = dict(each.split("=", 1) for each in folders)
+    scores = {name: measured(trained, card.stems, Path(folder)) for name, folder in named.items()}
     card = restated(card, config, scores)
     WEIGHTS.mkdir(exist_ok=True)
     sha256 = modelfile.save(WEIGHTS / f"{card.name}.safetensors", card, network, dtype=torch.float16)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from scripts import publish
 from separator.cli import program
 from separator.corpus import validation_names
 from separator.modelfile import file_sha256
@@ -116,6 +117,15 @@ def test_a_stem_that_a_song_lacks_is_missing_there_and_one_too_many_is_only_hear
     rows = {(row["song"], row["stem"]): row for row in read("s.csv") if row["method"] == "mix"}
     assert ("song0", "bass") not in rows and ("song0", "flute") not in rows
     assert float(rows["song0", "vocals"]["sdr_global_db"]) == pytest.approx(-4.77, abs=0.1)     # the flute disturbs
+
+
+def test_published_scores_are_those_of_the_command(tiny_model, songs):
+    (songs / "song0" / "bass.wav").unlink()
+    told = json.loads(invoke(tiny_model, "--folder", "songs", "--oracle", "mix,irm1", "--json").stdout)["rows"]
+    published = publish.measured(tiny_model, STEMS, songs)
+    for name, row in zip(("model", "mix", "irm1"), told, strict=True):
+        for key in ("median_db", "global_db"):
+            assert published[name][key] == {stem: round(row[f"sdr_{key}"][stem], 2) for stem in STEMS}
 
 
 def test_a_silent_reference_is_missing(tiny_model, songs, write_wav):
