@@ -52,7 +52,7 @@ def trained(tmp_path, write_wav, monkeypatch):
     for split, songs in (("train", 3), ("valid", 1)):
         for n in range(songs):
             for s, (stem, band) in enumerate({"low": (60, 500), "high": (1500, 3500)}.items()):
-                write_wav(tmp_path / split / f"song{n}" / stem / "layer.wav", tones(10 * s + n, *band), RATE)
+                write_wav(tmp_path / split / f"song{n}" / stem / "layer.wav", tones(10 * s + n + songs, *band), RATE)
         done = invoke("data", "prepare", split, f"data/{split}", "--sample-rate", RATE, "--jobs", 1)
         assert done.exit_code == 0, done.stderr
     config = {
