@@ -140,7 +140,7 @@ def fault_in_b(monkeypatch):
 
 @pytest.mark.parametrize(("fault", "jobs", "words"), [
     (ZeroDivisionError("a bug"), 1, ["Traceback", "ZeroDivisionError('a bug')", "bug in sepctl"]),
-    (signal.SIGKILL, 2, ["killed by SIGKILL", "fewer --jobs"]),
+    (signal.SIGKILL, 2, ["died: SIGKILL", "fewer --jobs"]),
 ])  # fmt: skip
 def test_a_song_that_a_process_dies_of_is_named_and_the_others_are_done(source, fault_in_b, fault, jobs, words):
     fault_in_b(fault)

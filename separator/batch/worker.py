@@ -147,7 +147,7 @@ class _Splitting:
     def __call__(self, task: Task, tell: Tell) -> Outcome | Skip:
         song, job = task.song, self._splitter.job
         song.check()
-        if task.changed is not None:
+        if task.changed is not None and not job.overwrite:
             raise UsageError(f"{task.changed} was changed since sepctl wrote it",
                              hint="use --overwrite, or another --out")
         if task.redo and not job.overwrite:
