@@ -96,7 +96,7 @@ def test_the_second_interrupt_stops_now_and_leaves_nothing(music: Path, tiny_mod
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.3)
     _, err = process.communicate()
-    assert (process.returncode, err.splitlines()[-1]) == (130, "Error: interrupted")
+    assert process.returncode == 130 and "Error: interrupted" in err.splitlines()
     assert not list(music.rglob(".*.part"))
     assert not (music / "stems/album 0/2").exists()
     with pytest.raises(ProcessLookupError):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from separator.errors import AudioError
-from separator.evaluation.scores import medians
 from separator.train.config import Config
 from separator.train.objective import Objective
 from separator.train.prepared import Song
@@ -45,8 +44,8 @@ class Validation:
         """The loss, and per stem the median over excerpts of the SDR in dB, where the stem is not silent."""
         judged = [objective.judge(batch) for batch in self._batches(objective)]
         table = torch.cat([sdr for _, sdr in judged])  # [N, S]
-        stems = self.config.model.stems
-        sdr = {stem: round(value, 3) for stem, value in zip(stems, medians(table).tolist(), strict=True)}
+        medians = torch.nanquantile(table, 0.5, dim=0).tolist()  # `nanmedian` takes the lower of the middle two
+        sdr = {stem: round(value, 3) for stem, value in zip(self.config.model.stems, medians, strict=True)}
         mean = sum(float(loss) * len(sdr) for loss, sdr in judged) / len(table)  # the last batch may be smaller
         return {"loss": float(f"{mean:.6g}"), **sdr}
 
