@@ -96,11 +96,12 @@ def split(songs: tuple[Path, ...], **options: Any) -> None:
     options["precision"] = _precision(options["precision"], chosen)
     job = _job(card, path, (*stems, *([rest] if rest else [])), options)
     loading = {"stems": stems, "rest": rest, "wiener": options["wiener"], "exact_sum": not options["no_exact_sum"],
-               "device": chosen, "precision": options["precision"], "sha256": job.sha256}
+               "device": chosen, "precision": options["precision"]}
     _heed_quiet(options["quiet"])
     if len(found) > 1 or is_batch(options) or isinstance(found[0].source, Url):
         from separator.cli.batch import run_batch
 
+        loading["sha256"] = job.sha256      # workers start later too, when the file may be another
         run_batch(found, frozenset(named), job, path, loading, options)
     else:
         _run_one(found[0], job, lambda: _load(path, loading), _events(options))
