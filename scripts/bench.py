@@ -147,7 +147,7 @@ def take_turns(commands: Mapping[Any, Sequence[str]], repeats: int) -> dict[Any,
 
 
 def python(program: str, **values: Any) -> list[str]:
-    defaults = {"threads": os.cpu_count() or 1, "device": "cpu", "precision": "auto", "batch": 8, "stems": None}
+    defaults = {"threads": os.cpu_count() or 1, "device": "cpu", "precision": "auto", "batch": None, "stems": None}
     return [sys.executable, "-c", program.format(**(defaults | values))]
 
 
@@ -240,7 +240,7 @@ def speed(
 @main.command()
 @click.option("-m", "--model", default="umxhq-size", show_default=True, help="umxhq-size, a name, or a file.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
-@click.option("--segments", default=8, show_default=True, help="Segments in the batch.")
+@click.option("--segments", default=4, show_default=True, help="Segments in the batch.")
 @click.option("--precision", default="auto", show_default=True)
 @REPEATS
 @DEVICE

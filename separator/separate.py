@@ -25,7 +25,7 @@ from separator.models.precision import DTYPES, Precision, resolve
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 16     # samples: what `separate` feeds to `stream` at a time
-BATCH = {"cpu": 8, "cuda": 32}  # segments: the recurrent layers take hardly longer for so many than for one
+BATCH = {"cpu": 4, "cuda": 32}  # segments: the recurrent layers take hardly longer for so many than for one
 
 
 class Separator:
@@ -62,7 +62,7 @@ class Separator:
             range, goes there too, or to the last stem.
             Without effect where not all the stems are wanted, and on a model whose stems are not the whole mix: one
             of a single stem, or one whose card is not `complete`.
-        batch: segments that pass the network together, at most; None: 8 on a CPU, 32 on CUDA.
+        batch: segments that pass the network together, at most; None: 4 on a CPU, 32 on CUDA.
         precision: of the network's layers: fp32, bf16, fp16 (CUDA), or auto: half precision where the hardware has it.
             `precision` of the separator then says which.
 
@@ -72,7 +72,7 @@ class Separator:
         self.device = _device(device)
         self.wiener = card.wiener if wiener is None else wiener
         self.exact_sum = exact_sum
-        self.batch = BATCH.get(self.device.type, 8) if batch is None else batch
+        self.batch = BATCH.get(self.device.type, 4) if batch is None else batch
         self.rest = rest
         self._wanted = tuple(card.stems if stems is None else stems)
         self._check_options()
