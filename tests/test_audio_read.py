@@ -542,10 +542,10 @@ def test_a_wav_that_lacks_one_frame_is_truncated(tmp_path):
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("codec", ["aac", "alac"])
+@pytest.mark.parametrize("codec", ["aac", "alac", "pcm_s16le"])
 def test_a_trimmed_mp4_is_whole_until_it_is_cut(tmp_path, codec):
     """An edit list leaves out packets that the sample table counts."""
-    path, raw = tmp_path / "a.m4a", af.music(2, 3 * RATE, RATE)
+    path, raw = tmp_path / ("a.mov" if codec.startswith("pcm") else "a.m4a"), af.music(2, 3 * RATE, RATE)
     data = bytearray(af.made_by_ffmpeg(path, raw, RATE, "-c:a", codec, "-movflags", "faststart").read_bytes())
     at = data.index(b"elst") + 12                   # of the only edit: its length, and where it begins
     begin = int.from_bytes(data[at + 4:at + 8], "big")
@@ -555,6 +555,16 @@ def test_a_trimmed_mp4_is_whole_until_it_is_cut(tmp_path, codec):
     assert 1.5 * RATE <= read(path).shape[1] < 1.7 * RATE
     path.write_bytes(data[:len(data) * 6 // 10])    # within the second that is heard
     with pytest.raises(AudioError, match="is damaged at"):
+        read(path)
+
+
+@needs_ffmpeg
+def test_a_mov_that_lacks_one_frame_is_truncated(tmp_path):
+    path = tmp_path / "a.mov"
+    af.made_by_ffmpeg(path, af.music(2, 2 * RATE, RATE), RATE, "-c:a", "pcm_s24le", "-movflags", "faststart")
+    assert read(path).shape[1] == 2 * RATE
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(AudioError, match=r"index lists 264600 bytes of audio, there are 264594"):
         read(path)
 
 

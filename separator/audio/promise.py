@@ -8,7 +8,7 @@ FFmpeg reads what is there and stops without a word. These file types say before
 | aiff, caf | number of frames; in a caf with a packet table, of packets, less one |
 | flac, wavpack, tta | number of frames (none if it says 0) |
 | mp3 | number of MPEG frames in a Xing or Info header (none without one) |
-| mp4, m4a | number of packets in the sample table that the edit list leaves in |
+| mp4, m4a, mov | number of packets in the sample table that the edit list leaves in; of PCM, their bytes |
 | ogg, opus (of one audio stream, and covers) | the last page says that it is the last, and how many frames there were |
 | wma, matroska (of the same) | duration, to a quarter of a second |
 
@@ -35,24 +35,29 @@ COARSE_S = 0.25         # durations in milliseconds, and of the longest stream, 
 
 @dataclass(frozen=True)
 class Promise:
-    """Of a song: `frames` (samples per channel), `packets`, a duration `at_least_s`, or an end in its last Ogg page."""
+    """Of a song: `frames` (samples per channel), `packets` or their `size` in bytes, a duration `at_least_s`, or an end
+    in its last Ogg page."""
 
     frames: int | None = None
     packets: int | None = None
+    size: int | None = None
     at_least_s: float | None = None
     ogg: bool = False
     ogg_delay: int = 0      # samples that an Ogg page's position counts and nobody hears
     ogg_slack: int = 0      # samples that may lack
 
-    def broken(self, frames: int, packets: int, start: int, sample_rate: int, tail: bytes) -> str:
+    def broken(self, frames: int, packets: int, size: int, start: int, sample_rate: int, tail: bytes) -> str:
         """Why a song that ended after so many frames, the first at time stamp `start`, is not whole.
 
-        Empty where it is, or where nobody can tell. `tail` are the last bytes of the file.
+        Empty where it is, or where nobody can tell. `size` is that of its packets in bytes, `tail` the last bytes of
+        the file.
         """
         if self.frames is not None and frames < self.frames:
             return f"its header promises {self.frames} frames, there are {frames}"
         if self.packets is not None and packets < self.packets:
             return f"its index lists {self.packets} packets, there are {packets}"
+        if self.size is not None and size < self.size:
+            return f"its index lists {self.size} bytes of audio, there are {size}"
         if self.at_least_s is not None and frames / sample_rate < self.at_least_s:
             return f"its header promises {self.at_least_s + COARSE_S:.1f} s"
         if self.ogg:
@@ -75,8 +80,10 @@ def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
         return Promise(frames=stream.frames)
     if names & {"caf"} and index:       # where it counts frames, it counts whole packets, though the song ends in one
         return Promise(packets=index - 1)       # FFmpeg's own flac has one more, which is empty
-    if names & {"mp4"} and stream.frames and not codec.startswith("pcm"):
-        return Promise(packets=index)           # `stream.frames` counts also what an edit list leaves out
+    if names & {"mp4"} and stream.frames:       # these count also what an edit list leaves out
+        if codec.startswith("pcm"):             # whose last packet may be cut, and still be decoded
+            return Promise(size=sum(entry.size for entry in stream.index_entries))
+        return Promise(packets=index)
     alone = _sound_only(container) and len(container.streams.audio) == 1
     if names & {"ogg"} and alone:
         extra = stream.codec_context.extradata or b""

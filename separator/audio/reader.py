@@ -167,10 +167,11 @@ class AudioReader:
 
     def _decode(self) -> Iterator[AudioFrame]:
         """All frames of the first audio stream; damage ends in an `AudioError`."""
-        done = packets = 0
+        done = packets = size = 0
         junk: Exception | None = None
         for packet in self._packets():
             packets += bool(packet.size)
+            size += packet.size
             try:
                 decoded = packet.decode()
             except (av.error.FFmpegError, ValueError) as error:
@@ -189,7 +190,7 @@ class AudioReader:
         if self._stopped is not None and done < (self._song.promise.frames or done + 1):
             raise self._damage(done, "the file is damaged or cut off") from self._stopped
         start = round(self._origin_s * self._rate())
-        fault = self._song.promise.broken(done, packets, start, self._rate(), self._song.source.tail())
+        fault = self._song.promise.broken(done, packets, size, start, self._rate(), self._song.source.tail())
         if done and fault:
             raise self._damage(done, f"the file ends too early: {fault}")
 
