@@ -223,12 +223,12 @@ def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:
     if song.is_stream:
         raise UsageError(f"{existing[0]} exists, and a stream cannot be compared with it: {song.name}",
                          hint="use --overwrite, or another --out")
-    wanted = provenance.parse(job.stamp(song))
+    wanted = provenance.parse(job.stamp(song)) or {}
     for path in existing:
         with near(path) as file:
             stamp = provenance.read_stamp(file)
-        if not provenance.same_work(stamp, wanted):
-            raise UsageError(f"{path} exists, but was not made from {song.name} by this model with these options",
+        if told := provenance.difference(stamp, wanted):
+            raise UsageError(f"{path} exists, but was not made from {song.name} in this way: {told}",
                              hint="use --overwrite, or another --out")
     return len(existing) == len(paths)
 

@@ -53,8 +53,25 @@ def parse(comment: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def same_work(made: dict[str, Any] | None, wanted: dict[str, Any] | None) -> bool:
-    """Whether both records tell of the same song, model and options; the version of sepctl may differ."""
-    if made is None or wanted is None:
-        return False
-    return {**made, "version": ""} == {**wanted, "version": ""}
+def difference(made: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
+    """What tells a stem from the one wanted, for people; empty if song, model and options are the same.
+
+    The version of sepctl may differ.
+    """
+    if made is None:
+        return "nothing in it says what made it"
+    if {**made, "version": ""} == {**wanted, "version": ""}:
+        return ""
+    if made.get("song") != wanted["song"]:
+        return f"it is of {made.get('song')}"
+    if any(made.get(key) != wanted[key] for key in ("bytes", "song_sha256")):
+        return f"it is of another state of {wanted['song']}"
+    if made.get("model") != wanted["model"]:
+        return f"it was made by {made.get('model')}"
+    if made.get("sha256") != wanted["sha256"]:
+        return f"it was made by another file of {wanted['model']}"
+    before, now = ({name: json.dumps(value) for name, value in (record.get("options") or {}).items()}
+                   for record in (made, wanted))
+    told = [f"{name} {before.get(name, 'unknown')}, not {now.get(name, 'unknown')}"
+            for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return f"it has {'; '.join(told) or 'other marks'}"

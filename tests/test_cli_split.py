@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -232,18 +233,22 @@ def test_skipping_needs_no_weights(run: Run, song: Path, monkeypatch: pytest.Mon
     assert run(song, "--skip-existing").exit_code == 0
 
 
-@pytest.mark.parametrize("options", [
-    ["--wiener", "1"], ["--no-exact-sum"], ["--duration", "1"], ["--start", "1"], ["--bit-depth", "24"], ["--downmix"],
-    ["--stems", "vocals,drums"],
+@pytest.mark.parametrize(("options", "told"), [
+    (["--wiener", "1"], "it has wiener null, not 1"),
+    (["--no-exact-sum"], "it has exact_sum true, not false"),
+    (["--duration", "1", "--start", "0.5"], "it has duration_s null, not 1.0; start_s 0.0, not 0.5"),
+    (["--bit-depth", "24"], 'it has format ["wav", "16", null], not ["wav", "24", null]'),
+    (["--downmix"], "it has downmix false, not true"),
+    (["--stems", "vocals,drums"], 'not ["vocals", "drums"]'),
 ])
 def test_skip_existing_does_not_take_other_work_for_done(
-    run: Run, song: Path, tmp_path: Path, options: list[str]
+    run: Run, song: Path, tmp_path: Path, options: list[str], told: str
 ) -> None:
     assert run(song).exit_code == 0
     before = snapshot(tmp_path / "stems")
     done = run(song, "--skip-existing", *options)
     assert done.exit_code == 2
-    assert "was not made from" in done.stderr
+    assert re.search(rf"was not made from .*: .*{re.escape(told)}", done.stderr)
     assert snapshot(tmp_path / "stems") == before
 
 
@@ -256,9 +261,14 @@ def test_skip_existing_notices_another_model_and_another_song(
     other = tmp_path / "other.safetensors"
     save(other, card.model_copy(update={"description": "the same name, another file"}), estimator)
     assert run(song).exit_code == 0
-    assert run(song, "--skip-existing", model=other).exit_code == 2
+    done = run(song, "--skip-existing", model=other)
+    assert (done.exit_code, "it was made by another file of tiny" in done.stderr) == (2, True)
+    save(other, card.model_copy(update={"name": "small"}), estimator)
+    done = run(song, "--skip-existing", model=other)
+    assert (done.exit_code, "it was made by tiny" in done.stderr) == (2, True)
     noise(song, 2.0)
-    assert run(song, "--skip-existing").exit_code == 2
+    done = run(song, "--skip-existing")
+    assert (done.exit_code, "it is of another state of song.wav" in done.stderr) == (2, True)
 
 
 def test_skip_existing_notices_another_song_of_the_same_name_and_size(run: Run, song: Path) -> None:
@@ -313,6 +323,7 @@ def test_one_stale_or_missing_song_does_not_stop_skip_existing(run: Run, tmp_pat
     done = run(*songs, "--skip-existing")
     assert done.exit_code == 1
     assert "Error: stems/a/vocals.wav exists, but was not made from" in done.stderr
+    assert "it has wiener 1, not null" in done.stderr
     assert f"Error: {songs[1]} does not exist\n" in done.stderr
     assert f"{songs[2]}: already split, skipped\n" in done.stderr
     assert done.stdout.splitlines() == [f"stems/dddd/{stem}.wav" for stem in STEMS]
