@@ -223,7 +223,8 @@ def is_done(song: Song, paths: Mapping[str, Path], job: Job) -> bool:
     if song.is_stream:
         raise UsageError(f"{existing[0]} exists, and a stream cannot be compared with it: {song.name}",
                          hint="use --overwrite, or another --out")
-    wanted = provenance.parse(job.stamp(song)) or {}
+    wanted = provenance.parse(job.stamp(song))
+    assert wanted is not None
     for path in existing:
         with near(path) as file:
             stamp = provenance.read_stamp(file)

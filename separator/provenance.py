@@ -70,8 +70,9 @@ def difference(made: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
         return f"it was made by {made.get('model')}"
     if made.get("sha256") != wanted["sha256"]:
         return f"it was made by another file of {wanted['model']}"
-    before, now = ({name: json.dumps(value) for name, value in (record.get("options") or {}).items()}
-                   for record in (made, wanted))
-    told = [f"{name} {before.get(name, 'unknown')}, not {now.get(name, 'unknown')}"
+    before, now = made.get("options"), wanted["options"]
+    if not isinstance(before, dict):
+        return "it does not say with which options it was made"
+    told = [f"{name} {json.dumps(before.get(name))}, not {json.dumps(now.get(name))}"
             for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    return f"it has {'; '.join(told) or 'other marks'}"
+    return f"it has {'; '.join(told) or 'a comment that was changed'}"

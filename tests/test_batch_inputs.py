@@ -272,3 +272,23 @@ def test_ten_thousand_songs_are_a_plan(tmp_path: Path) -> None:
     assert len({path for task in tasks for path in task.paths.values()}) == 40_000
     assert settle(tasks, {}, job, resume=False, verify=False) == (tasks, [])
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"version": "0.0.1"}, ""),
+    ({"song": "b.wav"}, "it is of b.wav"),
+    ({"bytes": 4}, "it is of another state of a.wav"),
+    ({"song_sha256": "c"}, "it is of another state of a.wav"),
+    ({"model": "umx"}, "it was made by umx"),
+    ({"sha256": "f"}, "it was made by another file of mini"),
+    ({"options": "none"}, "it does not say with which options"),
+    ({"options": {"wiener": 1, "rest": None}}, "it has wiener 1, not null"),
+    ({"more": 1}, "a comment that was changed"),
+])
+def test_what_tells_a_stem_from_the_one_wanted(change, told):
+    line = provenance.stamp("mini", "e", {"wiener": None, "rest": None}, "a.wav", 3, "d")
+    wanted = provenance.parse(line)
+    assert wanted is not None
+    found = provenance.difference({**wanted, **change}, wanted)
+    assert told in found
+    assert bool(told) == bool(found)
