@@ -80,7 +80,7 @@ def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
         return Promise(frames=stream.frames)
     if names & {"caf"} and index:       # where it counts frames, it counts whole packets, though the song ends in one
         return Promise(packets=index - 1)       # FFmpeg's own flac has one more, which is empty
-    if names & {"mp4"} and stream.frames:       # these count also what an edit list leaves out
+    if names & {"mp4"} and stream.frames:       # which counts also what an edit list leaves out; the index does not
         if codec.startswith("pcm"):             # whose last packet may be cut, and still be decoded
             return Promise(size=sum(entry.size for entry in stream.index_entries))
         return Promise(packets=index)
