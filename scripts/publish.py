@@ -26,7 +26,7 @@ REGISTRY = Path("separator/registry.yaml")
 
 def measured(trained: Path, stems: Sequence[str], folder: Path) -> dict[str, Any]:
     """SDR in dB of the model, the mix and the ratio mask, as `sepctl evaluate` gives them, to two digits."""
-    score, songs = Setup(str(trained), oracles=("mix", "irm1"))(), true_songs(folder)
+    score, songs = Setup(trained, oracles=("mix", "irm1"))(), true_songs(folder)
     rows = summary([each for song in songs for each in score(song)], stems)
     table = {
         name: {key: {stem: None if value is None else round(value, 2) for stem, value in row[f"sdr_{key}"].items()}

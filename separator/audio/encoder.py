@@ -19,7 +19,7 @@ from av.stream import Disposition, Stream
 
 from separator.audio.formats import Cover, StemFormat
 from separator.audio.pcm import PCM, Samples, to_integers
-from separator.audio.place import SeekableSink, Sink
+from separator.audio.sink import SeekableSink, Sink
 from separator.audio.tags import MIMES, carried
 from separator.audio.xing import CHECKSUM_AT, DECODER_DELAY, MOST, find_xing, with_ends
 

@@ -20,7 +20,7 @@ from av.packet import Packet
 from separator.audio.encoder import describe, open_output
 from separator.audio.formats import Cover, StemFormat
 from separator.audio.pcm import Samples
-from separator.audio.place import SeekableSink, Sink
+from separator.audio.sink import SeekableSink, Sink
 from separator.audio.tags import carried
 
 # Nominal bits/s of libvorbis's qualities 0, 0.1, ... 1 for stereo at 44.1 kHz.
