@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from separator.errors import ModelError, ResourceError, SepctlError
 
+LONGEST_NAME = 255  # bytes of a file name, on all common file systems
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -20,7 +22,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     The folder is made if it is missing. On an exception the temporary file is removed and whatever was at
     `path` stays as it was. Two processes never share a temporary name. Raises what `write_error` tells.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    name = path.name if len(os.fsencode(path.name)) > LONGEST_NAME else path.name[:48]      # too long: told at once
+    part = path.with_name(f".{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:

@@ -11,8 +11,8 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from separator import provenance
+from separator.atomic import LONGEST_NAME
 from separator.audio import StemFormat
-from separator.audio.place import LONGEST_NAME
 from separator.errors import AudioError, ModelError, UsageError
 from separator.modelfile import file_sha256
 from separator.naming import check_template, render, safe_name, track_name

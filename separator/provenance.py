@@ -9,6 +9,7 @@ from typing import Any
 
 from separator import __version__
 from separator.audio import read_tags
+from separator.audio.wavhead import read_wav_head
 from separator.errors import SepctlError
 
 PREFIX = "sepctl "
@@ -35,10 +36,11 @@ def with_stamp(tags: Mapping[str, str], line: str) -> dict[str, str]:
 def read_stamp(path: Path) -> dict[str, Any] | None:
     """What made the stem at `path`, or None where the file is not ours or cannot be read."""
     try:
-        comment = read_tags(path).get("comment", "")
+        with path.open("rb") as file:       # FFmpeg takes its time to open a wav
+            head = read_wav_head(file)
+        return parse(head.comment if head else read_tags(path).get("comment", ""))
     except (SepctlError, OSError):
         return None
-    return parse(comment)
 
 
 def parse(comment: str) -> dict[str, Any] | None:

@@ -48,6 +48,13 @@ def test_a_folder_that_is_a_file_is_told_as_such(tmp_path: Path, path: str) -> N
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    with replacing(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_name_that_is_too_long_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=os.strerror(errno.ENAMETOOLONG)), replacing(tmp_path / ("m" * 300)):
         raise AssertionError("there is no file to write to")

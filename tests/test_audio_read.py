@@ -21,7 +21,7 @@ import torch
 from audiofiles import needs_ffmpeg, read, riff
 
 from separator.audio import AudioReader, Cover, StemFormat, StemWriter, probe
-from separator.errors import AudioError, UsageError
+from separator.errors import AudioError, ResourceError, UsageError
 
 RATE = 22050
 # Extension and ffmpeg options of files that ffmpeg makes, whether they are lossless, at 22050 Hz.
@@ -497,6 +497,68 @@ def test_an_interrupt_while_reading_is_not_lost(tmp_path):
         read(Interrupting(riff(af.noise(2, 200_000))))
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize("number", range(1, 9))
+def test_an_interrupt_while_a_song_is_opened_is_not_lost(songs, number):
+    """One comes once, and FFmpeg can open a file whose end it cannot read."""
+    class Interrupted(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.reads += 1
+            if self.reads == number:
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    file = Interrupted(songs("ogg").read_bytes())
+    with suppress(KeyboardInterrupt):
+        probe(file)
+        assert file.reads < number
+
+
+def test_a_full_disk_for_a_song_from_a_pipe(monkeypatch):
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    def full(*_: object) -> BinaryIO:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(ResourceError, match="the disk is full.*stored there first") as raised:
+        read(Pipe(b"\0\0\0\x20ftypM4A " + bytes(99)))
+    assert "TMPDIR" in raised.value.hint
+
+
+@needs_ffmpeg
+def test_another_number_of_channels_in_the_middle_is_told(tmp_path):
+    """As broadcasts have it: films in 5.1, and what comes between them in stereo."""
+    parts = {}
+    for channels in (1, 2, 6):
+        path = tmp_path / f"{channels}.ac3"
+        af.made_by_ffmpeg(path, af.music(min(channels, 2), 48000, 48000), 48000, "-ac", channels)
+        parts[channels] = path.read_bytes()
+    song = tmp_path / "song.ac3"
+    song.write_bytes(parts[2] + parts[6])
+    with pytest.raises(AudioError, match="from 2 to 6 channels in the middle") as raised:
+        read(song)
+    assert "--downmix" in raised.value.hint
+    assert read(song, downmix=True).shape[0] == 2
+    song.write_bytes(parts[1] + parts[2])
+    for downmix in (False, True):
+        with pytest.raises(AudioError, match="from 1 to 2 channels"):
+            read(song, downmix=downmix)
+
+
+@needs_ffmpeg
+def test_opus_of_a_telephone_is_whole(tmp_path):
+    """FFmpeg's decoder gives 624 of the first packet's 648 frames, and the others later."""
+    path = tmp_path / "call.opus"
+    voip = ("-c:a", "libopus", "-application", "voip", "-b:a", "16k")
+    af.made_by_ffmpeg(path, af.music(1, 4 * 8000, 8000), 8000, *voip)
+    assert read(path).shape == af.ffmpeg_decode(path, 1).shape
+
+
 @pytest.mark.parametrize("text", [
     "ffconcat version 1.0\nfile 'secret.wav'\n",
     "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.wav\n#EXT-X-ENDLIST\n",
@@ -512,6 +574,23 @@ def test_a_playlist_cannot_open_other_files(tmp_path, monkeypatch, text):
 
 
 # --- damage ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_wav_of_more_than_two_gigabytes_is_no_shorter_song(tmp_path):
+    with pytest.raises(AudioError, match="its header promises 738197504 frames, there are 3001"):
+        read(wav(tmp_path / "a.wav", af.noise(2, 3001), data_size=0xB0000000))
+
+
+@needs_ffmpeg
+def test_a_cut_mp3_behind_two_tags_is_no_shorter_song(tmp_path, songs):
+    tag = b"ID3\4\0\0\0\0\0\x40" + bytes(64)
+    data = songs("mp3").read_bytes()
+    path = tmp_path / "a.mp3"
+    path.write_bytes(tag + tag + data)
+    assert torch.equal(read(path), read(songs("mp3")))
+    path.write_bytes(tag + tag + data[: len(data) // 2])
+    with pytest.raises(AudioError, match="the file ends too early"):
+        read(path)
 
 
 @needs_ffmpeg

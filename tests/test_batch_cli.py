@@ -177,6 +177,50 @@ def test_a_disk_that_cannot_hold_the_batch_is_seen_before_any_work(
     assert run(*names, "--dry-run", "--overwrite", "--bit-depth", "24").exit_code == 6
 
 
+def test_a_song_that_would_fill_the_disk_alone_stops_no_other(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [noise(tmp_path / "a.wav", 1.0), noise(tmp_path / "b.wav", 10.0)]       # 0.1 and 1.3 MB of stems
+    monkeypatch.setattr("separator.batch.plan.free_bytes", lambda _: 200_000)
+    assert run(*names).exit_code == 0       # its header might be wrong; here the disk has room after all
+
+
+def test_stems_of_other_work_are_not_taken_for_finished_ones_of_the_same_size(run: Run, tmp_path: Path) -> None:
+    names = [noise(tmp_path / f"{name}.wav", 3.0) for name in "ab"]
+    assert run(*names, "--start", 1, "--duration", 1).exit_code == 0
+    assert run("a.wav", "--start", 2, "--duration", 1, "--overwrite").exit_code == 0    # alone: leaves no record
+    assert run("b.wav", "--start", 2, "--duration", 1, "--overwrite", "--retries", 0).exit_code == 0
+    before = stems(tmp_path)
+    for option in ("--skip-existing", "--resume"):
+        done = run(*names, "--start", 1, "--duration", 1, option)
+        assert done.exit_code == 1 and "already split" not in done.stderr, done.output
+        assert "it has start_s 2" in done.stderr and stems(tmp_path) == before
+    assert run(*names, "--start", 1, "--duration", 1, "--overwrite", "--resume").exit_code == 0
+    assert stems(tmp_path) != before
+
+
+def test_manifests_of_other_programs_are_left_alone(run: Run, tmp_path: Path) -> None:
+    names = [noise(tmp_path / f"{name}.wav") for name in "ab"]
+    assert run(*names).exit_code == 0
+    (tmp_path / "stems/manifest_train.jsonl").write_text('{"audio_filepath": "x.wav", "duration": 1}\n')
+    assert run(*names, "--resume").exit_code == 0
+    done = CliRunner().invoke(program, ["report", "stems"])
+    assert done.exit_code == 0 and done.stdout.startswith("2 songs"), done.output
+    (tmp_path / "song.bin").write_bytes(bytes(range(256)) * 9)
+    done = CliRunner().invoke(program, ["report", "song.bin"])
+    assert done.exit_code == 2 and "song.bin is not a manifest of sepctl" in done.stderr
+
+
+def test_a_parent_folder_behind_a_link_is_that_of_the_folder_it_leads_to(run: Run, tmp_path: Path) -> None:
+    noise(tmp_path / "a.wav")
+    (tmp_path / "disk/music").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/link").symlink_to(tmp_path / "disk/music")
+    done = run("a.wav", "--stems", "bass", "-o", "here/link/../out")
+    assert done.exit_code == 0 and (tmp_path / "disk/out/a/bass.wav").exists(), done.output
+    assert not (tmp_path / "here/out").exists()
+
+
 def test_two_runs_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
     names = [noise(tmp_path / f"{name}.wav") for name in "ab"]
     with open_manifest(tmp_path / "stems/manifest.jsonl"):

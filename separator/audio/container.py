@@ -49,6 +49,7 @@ def open_song(given: Path | BinaryIO, stream: int = 0) -> Iterator[Song]:
         source.rewind()
         # A very short mp3 is too little for FFmpeg's guess, but its header is plain.
         with contextlib.closing(_open(source, name, "mp3" if xing else None)) as container:
+            source.check()
             audio = _audio(container, name, stream)
             promise = head or (promise_of_xing(xing) if xing else promise_of(container, audio))
             yield Song(name, source, container, audio, promise)

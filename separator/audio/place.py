@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from separator.atomic import LONGEST_NAME
 from separator.audio.sink import Outlet, SeekableSink, write_error
 from separator.errors import AudioError, UsageError
 
-LONGEST_NAME = 255      # bytes of a file name, on all common file systems
 _open_here: set[Path] = set()   # temporary files of this process that are being written
 
 
@@ -31,7 +31,7 @@ class FilePlace:
 
     def __init__(self, path: Path) -> None:
         self.path, self._name = path, str(path)
-        self._target = Path(os.path.abspath(path))    # a change of the current folder must not lose the file
+        self._target = path.absolute()      # a change of the current folder must not lose the file; keeps `link/..`
         self._part = temporary(self._target)
         sweep(self._part.parent)
         try:

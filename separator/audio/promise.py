@@ -4,7 +4,7 @@ FFmpeg reads what is there and stops without a word. These file types say before
 
 | file | promise |
 |---|---|
-| wav, RF64 | size of the data chunk (none in recordings of unknown length: 0, 0x7FFFF000 and up) |
+| wav, RF64 | size of the data chunk (none in recordings of unknown length: 0, about 2^31 - 1 or 2^32 - 1) |
 | aiff, caf | number of frames; in a caf with a packet table, of packets, less one |
 | flac, wavpack, tta | number of frames (none if it says 0) |
 | mp3 | number of MPEG frames in a Xing or Info header (none without one) |
@@ -30,6 +30,8 @@ from separator.audio.wavhead import read_wav_head
 from separator.audio.xing import DECODER_DELAY, Xing
 
 VORBIS_SLACK = 2048     # samples by which FFmpeg may misplace a Vorbis packet, or misjudge the first and the last
+# Narrow-band packets come 0.5 ms late, and in chained files the later ones begin with what nobody is to hear.
+_OPUS_SLACK_S = dict.fromkeys(("opus", "libopus"), 0.008)
 COARSE_S = 0.25         # durations in milliseconds, and of the longest stream, are believed to this
 
 
@@ -88,7 +90,8 @@ def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
     if names & {"ogg"} and alone:
         extra = stream.codec_context.extradata or b""
         delay = int.from_bytes(extra[10:12], "little") if codec in ("opus", "libopus") else 0   # RFC 7845, 5.1
-        return Promise(ogg=True, ogg_delay=delay, ogg_slack=VORBIS_SLACK if codec == "vorbis" else 0)
+        slack = VORBIS_SLACK if codec == "vorbis" else round(_OPUS_SLACK_S.get(codec, 0) * stream.sample_rate)
+        return Promise(ogg=True, ogg_delay=delay, ogg_slack=slack)
     if names & {"asf", "matroska"} and alone and container.duration:    # the duration is where the last stream ends
         start_s = float((stream.start_time or 0) * (stream.time_base or 0))
         return Promise(at_least_s=container.duration / av.time_base - start_s - COARSE_S)
@@ -98,11 +101,12 @@ def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
 def gap_tolerance(container: InputContainer, stream: AudioStream) -> float | None:
     """By how many seconds time stamps may run ahead of the audio; None where that says nothing about damage.
 
-    FFmpeg's of Vorbis are a little off where a page ends with a short block.
+    FFmpeg's of Vorbis are a little off where a page ends with a short block. What is lost of an Ogg file is a page.
     """
     names = set(container.format.name.split(","))
     if names & {"flac", "ogg"}:
-        return VORBIS_SLACK / stream.sample_rate if stream.codec_context.name == "vorbis" else 1e-6
+        codec = stream.codec_context.name
+        return VORBIS_SLACK / stream.sample_rate if codec == "vorbis" else _OPUS_SLACK_S.get(codec, 1e-6)
     return 0.1 if names & {"asf", "matroska"} and _sound_only(container) else None
 
 

@@ -106,6 +106,7 @@ class AudioReader:
         if given > 2 and not downmix:
             raise AudioError(f"{self.name} has {given} channels", hint="mix them down to stereo with --downmix")
         self.channels = min(given, 2)
+        self._most = FOR_EVER if downmix and given > 1 else given       # channels that a frame may have
         self._convert = {(first.format.name, first.layout.name): _converter(first, self.channels)}
 
     def __enter__(self) -> AudioReader:
@@ -134,6 +135,12 @@ class AudioReader:
                 raise AudioError(
                     f"{self.name} changes from {self.sample_rate} to {frame.sample_rate} Hz in the middle",
                     hint="convert it first: ffmpeg -i SONG song.flac",
+                )
+            if frame.layout.nb_channels > self._most:       # fewer are spread over those that there were
+                down = "mix them down to stereo with --downmix" if self._most > 1 else ""
+                raise AudioError(
+                    f"{self.name} changes from {self._most} to {frame.layout.nb_channels} channels in the middle",
+                    hint=down or "convert it first: ffmpeg -i SONG -ac 2 song.flac",
                 )
             key = (frame.format.name, frame.layout.name)
             if key not in self._convert:

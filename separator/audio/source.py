@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
@@ -12,7 +13,7 @@ from typing import BinaryIO
 
 from separator.audio.xing import find_xing, id3_bytes
 from separator.dsp.ahead import PATIENCE_MS, unwanted
-from separator.errors import AudioError, Interrupted
+from separator.errors import AudioError, Interrupted, ResourceError
 
 EDGE = 1 << 17      # bytes of a pipe's beginning and end that are kept; an Ogg page has at most 65307
 
@@ -20,8 +21,8 @@ EDGE = 1 << 17      # bytes of a pipe's beginning and end that are kept; an Ogg 
 class Source:
     """A song's bytes as FFmpeg reads them.
 
-    An error of the disk, or an interrupt, ends the bytes and is kept in `error`: FFmpeg would take it for the end of
-    the song. Whoever sees an end asks `check`.
+    An error of the disk, or an interrupt, ends the bytes for good and is kept in `error`: FFmpeg would take it for the
+    end of the song, and can open one that ends early. Whoever opened it, or sees an end, asks `check`.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -30,6 +31,8 @@ class Source:
         self.error: BaseException | None = None
 
     def read(self, size: int = -1) -> bytes:
+        if self.error is not None:
+            return b""
         try:
             return self._read(size)
         except BaseException as error:
@@ -201,8 +204,14 @@ def _next(file: BinaryIO, size: int) -> bytes:
 
 
 def _spool(head: bytes, file: BinaryIO) -> BinaryIO:
-    stored = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its Source
-    stored.write(head)
-    shutil.copyfileobj(file, stored)
-    stored.seek(0)
+    try:
+        stored = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its Source
+        stored.write(head)
+        shutil.copyfileobj(file, stored)
+        stored.seek(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError(f"{tempfile.gettempdir()}: the disk is full, and the song has to be stored there first",
+                            hint="free some space, or set TMPDIR to a folder on another disk") from error
     return stored

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 PCM = (1, 3, 0xFFFE)    # integers, floats, either with a channel mask: format tags whose size tells the length
-UNKNOWN = 0x7FFFF000    # data sizes from here on are written by programs that do not know (sox 0x7FFFF000, FFmpeg -1)
+UNKNOWN = (range(0x7FFFF000, 0x80000001), range(0xFFFFF000, 0x100000000))   # data sizes of those who do not know:
+# sox writes 0x7FFFF000, arecord 0x80000000, FFmpeg 0xFFFFFFFF, others the greatest that leaves room for a header
 LIST_MOST = 1 << 16     # bytes of tags that are read
 
 
@@ -38,7 +39,7 @@ def read_wav_head(file: BinaryIO) -> WavHead | None:
     while len(header := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", header)
         if name == b"data":
-            size = size if size < UNKNOWN else long_size
+            size = long_size if any(size in sizes for sizes in UNKNOWN) else size
             known = size and frame_bytes and rate
             return WavHead(rate, channels, frame_bytes, size // frame_bytes, comment) if known else None
         body = file.read(min(size, LIST_MOST if name == b"LIST" else 24))

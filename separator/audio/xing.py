@@ -45,10 +45,12 @@ def id3_bytes(begin: bytes) -> int:
 
 def find_xing(file: Bytes) -> Xing | None:
     """The header of the mp3 in `file`, which stands at its beginning; None if there is none."""
-    begin = file.read(10)
-    frame_at = id3_bytes(begin)
-    file.seek(frame_at - len(begin), 1)
-    frame = file.read(256)
+    frame_at, begin = 0, file.read(10)
+    while size := id3_bytes(begin):     # some programs put a tag before the one that is there
+        frame_at += size
+        file.seek(size - len(begin), 1)
+        begin = file.read(10)
+    frame = begin + file.read(246)
     if len(frame) < 64 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:      # the sync word, and layer 3
         return None
     mpeg1, mono = frame[1] & 0x18 == 0x18, frame[3] >> 6 == 3

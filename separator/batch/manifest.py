@@ -107,6 +107,8 @@ def read(path: Path) -> Iterator[Record]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 record = _parse(line)
+                if record is None and number == 1 and not _is_torn(line):
+                    raise UsageError(f"{path} is not a manifest of sepctl", hint="a batch of sepctl split writes one")
                 if record is None:
                     log.warning("%s: line %d is torn, passed over", path, number)
                     continue

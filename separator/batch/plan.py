@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from separator import provenance
 from separator.audio.place import sweep
 from separator.batch.facts import Facts, facts
 from separator.batch.manifest import Record, outputs_of, state
@@ -97,6 +98,8 @@ def settle(tasks: Sequence[Task], records: Mapping[str, Record], job: Job, *, re
             if changed is not None and not _same_song(record, task.song, hashed=False):
                 changed = None      # it may be of the song's newer state, and its line lost: its stamp will tell
             todo.append(replace(task, redo=changed is None, changed=changed))
+        elif any(_of_other_work(path, record, job) for path in task.paths.values()):
+            todo.append(replace(task, redo=resume))
         elif _same_song(record, task.song, hashed=verify):
             finished.append(task)
         else:
@@ -140,6 +143,16 @@ def _same_work(record: Record, task: Task, job: Job) -> bool:
     return (record.get("model_sha256"), record.get("options"), made) == (job.sha256, job.shaping, dict(task.paths))
 
 
+def _of_other_work(path: Path, record: Record, job: Job) -> bool:
+    """Whether a stem, of the size that the record tells, says that it was made of another song or in another way.
+
+    Work that replaced it may have left no record that counts here, or none at all, and yet a stem of the same size.
+    """
+    made = None if isinstance(path, Url) else provenance.read_stamp(path)
+    return made is not None and ((made.get("sha256"), made.get("options")) != (job.sha256, job.shaping)
+                                 or record.get("sha256") not in (None, made.get("song_sha256")))
+
+
 def _as_left(record: Record, task: Task, *, hashed: bool) -> dict[Path, bool | None]:
     """Whether each stem has the size, and with `hashed` the bytes, of the record; None: it is gone, or nobody knows."""
     sizes, hashes = outputs_of(record, "size"), outputs_of(record, "sha256")
@@ -172,8 +185,10 @@ def check_space(tasks: Sequence[Task], job: Job) -> None:
     """Refuse a batch whose stems surely do not fit, before any work. Raises ResourceError."""
     if isinstance(job.out, Url):
         return
-    need = sum(task.need_bytes - _there(task) for task in tasks if task.need_bytes is not None)
+    needs = [task.need_bytes - _there(task) for task in tasks if task.need_bytes is not None]
     free = free_bytes(job.out)
+    # A song that would not fit if it were alone fails in its turn: its header may be wrong.
+    need = sum([each for each in needs if each <= free] or needs)
     if need > free:
         raise ResourceError(
             f"the stems of {len(tasks)} songs need {need / 1e9:.1f} GB, but {job.out} has {free / 1e9:.1f} GB",

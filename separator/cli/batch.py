@@ -18,7 +18,7 @@ import click
 from separator.batch.cluster import Cluster, connect
 from separator.batch.engine import Begun, Ended, Engine, Event, Underway
 from separator.batch.inputs import MANIFESTS
-from separator.batch.manifest import Manifest, latest, open_manifest
+from separator.batch.manifest import Manifest, is_manifest, latest, open_manifest
 from separator.batch.plan import Task, check_space, finished_by, make, settle, sweep_leftovers, unhashed
 from separator.batch.pool import Pool, share
 from separator.batch.records import recorded
@@ -90,7 +90,7 @@ def _settled(tasks: Sequence[Task], manifest: Path, job: Job, options: dict[str,
     if not job.skip_existing:
         return Batch(tasks, (), job)
     if options["manifest"] is None:
-        manifests = sorted(job.out.glob(MANIFESTS))
+        manifests = sorted(filter(is_manifest, job.out.glob(MANIFESTS)))     # not those of other programs
     else:
         manifests = [manifest] if manifest.exists() else []
     records = latest(manifests, finished_by(job, tasks))

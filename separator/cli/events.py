@@ -160,7 +160,7 @@ class HumanBatch(Human):
 
 
 class Json:
-    """One object per line on stdout; its keys are documented in docs/batch.md."""
+    """One object per line on stdout; its keys are documented in docs/cli.md."""
 
     def __init__(self) -> None:
         self.last_progress: dict[Song, float] = {}

@@ -46,11 +46,18 @@ def _files(named: Sequence[Path]) -> list[Path]:
 
     files: list[Path] = []
     for path in named:
-        found = sorted(path.glob(MANIFESTS)) if path.is_dir() else [path]
+        found = sorted(filter(_is_ours, path.glob(MANIFESTS))) if path.is_dir() else [path]
         if not found:
             raise UsageError(f"{path} holds no manifest", hint="a batch of sepctl split writes one into its --out")
         files += found
     return list(dict.fromkeys(files))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a manifest, perhaps of a batch that has not finished a song yet."""
+    from separator.batch.manifest import is_manifest
+
+    return is_manifest(path) or not path.stat().st_size
 
 
 def _as_json(summary: Summary) -> dict[str, object]:

@@ -53,7 +53,7 @@ class Budget(Frozen):
     @model_validator(mode="after")
     def _one(self) -> Budget:
         if sum(each is not None for each in (self.max_steps, self.max_minutes, self.max_epochs)) != 1:
-            raise ValueError("give exactly one of max_steps, max_minutes and max_epochs")
+            raise ValueError("give exactly one of max_steps, max_minutes and max_epochs, and set the others to null")
         return self
 
     def used(self, step: int, elapsed_s: float, epoch_steps: int) -> float:
