@@ -38,7 +38,7 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:       # FFmpeg takes its time to open a wav
             head = read_wav_head(file)
-        return parse(head.comment if head else read_tags(path).get("comment", ""))
+        return (head and parse(head.comment)) or parse(read_tags(path).get("comment", ""))
     except (SepctlError, OSError):
         return None
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("separator.modelfile", 3), ("separator.umxfiles", 3), ("separator.download", 3), ("separator.registry", 3),
     ("separator.pulling", 3), ("separator.provenance", 3),
     ("separator.separate", 4), ("separator.jobs", 4), ("separator.split", 4), ("separator.corpus", 4),
-    ("separator.report", 5), ("separator.train", 5), ("separator.evaluation", 5),
+    ("separator.train", 5), ("separator.evaluation", 5),
     ("separator.batch", 5),
     ("separator.cli", 6), ("separator.__main__", 7),
 )

@@ -65,7 +65,7 @@ def probe(source: Path | BinaryIO) -> AudioInfo:
     """What a song says about itself, without decoding it. Raises `AudioError`."""
     with open_song(source) as song:
         context = song.stream.codec_context
-        info = AudioInfo(
+        return AudioInfo(
             sample_rate=context.sample_rate,
             channels=context.channels,
             duration_s=song.duration_s,
@@ -73,8 +73,6 @@ def probe(source: Path | BinaryIO) -> AudioInfo:
             bit_depth=bit_depth_of(song.stream),
             tags=tags_of(song.container, song.stream),
         )
-        song.source.check()
-        return info
 
 
 def read_tags(path: Path) -> dict[str, str]:

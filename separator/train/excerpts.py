@@ -31,7 +31,7 @@ class Source(Frozen):
     """A folder of prepared songs, and how often to draw from it."""
 
     folder: Path  # holds <song>/<stem>/<layer>.npy
-    weight: PositiveFloat = 1.0  # relative to the other sources; of each stem, among those in which it sounds
+    weight: PositiveFloat = 1.0  # relative to the other sources
     generate: PositiveInt | None = None  # fill the folder with so many generated songs where it does not exist
 
     def songs(self, stems: Sequence[str], sample_rate: int) -> list[Song]:
