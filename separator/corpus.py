@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from separator.audio import AudioReader
+from separator.audio import AudioReader, EndedBefore
 from separator.errors import AudioError
 
 STEM_FILE = ".stem.mp4"
@@ -98,9 +98,20 @@ class OpenSong:
         """The mix and all stems `[1 + S, 2, n]`, block by block; a file that ends early goes on as silence.
 
         Without a mixture of its own, the mix is the sum of the stems. One pass, in constant memory.
+        Raises AudioError where a file is damaged, or all end before the part that was asked for.
         """
         readers = [(row, reader) for row, group in enumerate((self.mixture, *self.stems)) for reader in group]
-        for blocks in itertools.zip_longest(*(reader for _, reader in readers)):
+        ended: list[EndedBefore] = []
+
+        def part(reader: AudioReader) -> Iterator[Tensor]:
+            try:
+                yield from reader
+            except EndedBefore as error:
+                ended.append(error)
+                if len(ended) == len(readers):
+                    raise
+
+        for blocks in itertools.zip_longest(*(part(reader) for _, reader in readers)):
             length = max(block.shape[-1] for block in blocks if block is not None)
             total = torch.zeros(1 + len(self.stems), 2, length)
             for (row, _), block in zip(readers, blocks, strict=True):

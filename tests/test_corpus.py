@@ -34,6 +34,17 @@ def names(songs):
     return [(each.split, each.name) for each in songs]
 
 
+def test_a_layer_that_ends_before_the_part_asked_for_is_silent_there(tmp_path, song):
+    long = song(tmp_path / "b", "vocals", "drums/kick", frames=2400)
+    song(tmp_path / "b", "drums/fill", frames=800)
+    (found,) = true_songs(tmp_path)
+    with found.open(["vocals", "drums"], start_s=0.2) as opened:
+        read = torch.cat(list(opened), dim=-1)
+    assert torch.equal(read[1:], long[:, :, 1600:])
+    with found.open(["vocals", "drums"], start_s=0.4) as opened, pytest.raises(AudioError, match="nothing from 0.4 s"):
+        list(opened)
+
+
 def test_stems_are_files_or_folders_of_layers_whatever_their_type(tmp_path, song):
     song(tmp_path / "b", "vocals", "mixture", "bass/low", "bass/sub")
     (tmp_path / "b" / "vocals.wav").rename(tmp_path / "b" / "vocals.FLAC")

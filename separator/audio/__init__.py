@@ -14,8 +14,8 @@ using, so Ogg Vorbis alone is encoded by libsndfile.
 from __future__ import annotations
 
 from separator.audio.formats import AudioInfo, Cover, StemFormat
-from separator.audio.reader import AudioReader
+from separator.audio.reader import AudioReader, EndedBefore
 from separator.audio.tags import probe, read_tags
 from separator.audio.writer import StemWriter
 
-__all__ = ["AudioInfo", "AudioReader", "Cover", "StemFormat", "StemWriter", "probe", "read_tags"]
+__all__ = ["AudioInfo", "AudioReader", "Cover", "EndedBefore", "StemFormat", "StemWriter", "probe", "read_tags"]

@@ -36,6 +36,10 @@ CHECKED = ("flac", "wavpack", "tta", "ape")    # codecs with checksums
 TAGS = (b"TAG", b"APETAGEX", b"LYRICS", b"ID3")     # what may lie around an mp3's audio
 
 
+class EndedBefore(AudioError):
+    """The song ends before the part that was asked for begins."""
+
+
 class AudioReader:
     """A song as float32 blocks `[C, n]`, all of `block` frames but the last.
 
@@ -161,7 +165,7 @@ class AudioReader:
             if end is not None and at >= end and at > start:
                 break
         if start and at <= start:
-            raise AudioError(
+            raise EndedBefore(
                 f"{self.name} is {at / self.sample_rate:.3f} s long, it has nothing from {self._start_s:g} s on",
                 hint="choose an earlier --start",
             )
