@@ -199,6 +199,20 @@ def test_stems_of_other_work_are_not_taken_for_finished_ones_of_the_same_size(ru
     assert stems(tmp_path) != before
 
 
+@pytest.mark.parametrize("option", ["--skip-existing", "--resume"])
+def test_stems_of_a_songs_newer_state_that_no_record_tells_of_are_finished(
+    run: Run, tmp_path: Path, option: str
+) -> None:
+    names = [noise(tmp_path / f"{name}.wav") for name in "ab"]
+    assert run(*names).exit_code == 0
+    shutil.copy(noise(tmp_path / "other.wav"), tmp_path / "a.wav")
+    assert run("a.wav", "--overwrite").exit_code == 0
+    before = stems(tmp_path)
+    done = run(*names, option)
+    assert done.exit_code == 0 and done.stderr.count("already split, skipped") == 2, done.output
+    assert stems(tmp_path) == before
+
+
 def test_manifests_of_other_programs_are_left_alone(run: Run, tmp_path: Path) -> None:
     names = [noise(tmp_path / f"{name}.wav") for name in "ab"]
     assert run(*names).exit_code == 0

@@ -110,7 +110,7 @@ class AudioReader:
         if given > 2 and not downmix:
             raise AudioError(f"{self.name} has {given} channels", hint="mix them down to stereo with --downmix")
         self.channels = min(given, 2)
-        self._most = FOR_EVER if downmix and given > 1 else given       # channels that a frame may have
+        self._most = math.inf if downmix and given > 1 else given       # channels that a frame may have
         self._convert = {(first.format.name, first.layout.name): _converter(first, self.channels)}
 
     def __enter__(self) -> AudioReader:

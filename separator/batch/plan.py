@@ -99,7 +99,7 @@ def settle(tasks: Sequence[Task], records: Mapping[str, Record], job: Job, *, re
                 changed = None      # it may be of the song's newer state, and its line lost: its stamp will tell
             todo.append(replace(task, redo=changed is None, changed=changed))
         elif any(_of_other_work(path, record, job) for path in task.paths.values()):
-            todo.append(replace(task, redo=resume))
+            todo.append(task)           # may be of the song's newer state: when it is its turn, the stems are asked
         elif _same_song(record, task.song, hashed=verify):
             finished.append(task)
         else:
@@ -185,13 +185,13 @@ def check_space(tasks: Sequence[Task], job: Job) -> None:
     """Refuse a batch whose stems surely do not fit, before any work. Raises ResourceError."""
     if isinstance(job.out, Url):
         return
-    needs = [task.need_bytes - _there(task) for task in tasks if task.need_bytes is not None]
     free = free_bytes(job.out)
+    needs = [task.need_bytes - _there(task) for task in tasks if task.need_bytes is not None]
     # A song that would not fit if it were alone fails in its turn: its header may be wrong.
-    need = sum([each for each in needs if each <= free] or needs)
-    if need > free:
+    needs = [each for each in needs if each <= free] or needs
+    if (need := sum(needs)) > free:
         raise ResourceError(
-            f"the stems of {len(tasks)} songs need {need / 1e9:.1f} GB, but {job.out} has {free / 1e9:.1f} GB",
+            f"the stems of {len(needs)} songs need {need / 1e9:.1f} GB, but {job.out} has {free / 1e9:.1f} GB",
             hint="free some space, use another --out, or a smaller --format such as flac")
 
 
