@@ -3,6 +3,7 @@ PYTHON ?= python3
 SONG   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
+INSTALLED := setup.cfg setup.py pyproject.toml separator/dsp/stereo.c
 # Set to e.g. --no-index --find-links DIR to install from a folder.
 PIP_OPTIONS ?=
 
@@ -17,7 +18,6 @@ demo: $(VENV)/.installed ## split a song with the bundled model, offline; SONG=p
 	$(BIN)/python scripts/demo.py $(if $(SONG),"$(SONG)")
 
 test: $(VENV)/.tested   ## run every test
-	@scripts/system.sh
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n auto --dist worksteal $(TESTS)
 
 lint: $(VENV)/.tested   ## ruff
@@ -37,17 +37,19 @@ bench: $(VENV)/.tested  ## speed and peak memory beside openunmix, stages, start
 
 clean:                  ## remove what the other targets made, the environment included
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -f separator/dsp/_stereo.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps: nothing is installed twice unless the dependencies change. A failed install leaves no stamp and is tried again.
+# Stamps: nothing is installed twice unless INSTALLED changes. A failed install leaves no stamp and is tried again.
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/.created
+$(VENV)/.installed: $(INSTALLED) | $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable .
 	@touch $@
 
-$(VENV)/.tested: setup.cfg pyproject.toml | $(VENV)/.created
+$(VENV)/.tested: $(INSTALLED) | $(VENV)/.created
+	@scripts/system.sh
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --editable '.[test,report]'
 	@touch $@ $(VENV)/.installed

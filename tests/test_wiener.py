@@ -13,6 +13,7 @@ import torch
 from openunmix import filtering
 from torch import Tensor
 
+from separator.dsp import stereo
 from separator.dsp.wiener import WIDE, filter_masks, refine, share_masks
 
 EPS = 1e-10
@@ -26,6 +27,15 @@ def spectra(stems: int, channels: int, gain: float = 1.0, bins: int = 70, frames
 
 def by_bins(masks: Tensor) -> Callable[[slice], Tensor]:
     return lambda bins: masks[:, :, bins]
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `filter_masks` runs on. The test of the second is a test of the first where there is no compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(stereo, "compiled", lambda: None)
+    elif stereo.compiled() is None:
+        pytest.skip("the filter is not compiled: there was no C compiler when sepctl was installed")
 
 
 def by_norbert(mix: Tensor, stems: Tensor, iterations: int, scale: float = 1.0) -> Tensor:
@@ -192,6 +202,7 @@ def test_batch_items_do_not_know_each_other() -> None:
     assert torch.equal(both[1], refine(*loud))
 
 
+@pytest.mark.usefixtures("road")
 def test_arguments_are_left_alone() -> None:
     mix, first = spectra(3, 2, gain=100)
     before = mix.clone(), first.clone()
@@ -214,6 +225,7 @@ def test_panned_stems_are_told_apart() -> None:
     assert sdr(refine(mix, soft, iterations=3), truth) > sdr(soft, truth) + 6
 
 
+@pytest.mark.usefixtures("road")
 @pytest.mark.parametrize("bins_first", [True, False])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("iterations", [1, 3])
@@ -225,6 +237,7 @@ def test_filtered_masks_equal_the_refined_masked_mix(channels: int, iterations: 
     assert relative(result, refine(mix, mix * masks, iterations)) < 2e-6
 
 
+@pytest.mark.usefixtures("road")
 @pytest.mark.parametrize("same_masks", [True, False])
 @pytest.mark.parametrize("difference", [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
 def test_filtered_masks_lose_no_precision_where_channels_are_alike(difference: float, same_masks: bool) -> None:
@@ -238,6 +251,7 @@ def test_filtered_masks_lose_no_precision_where_channels_are_alike(difference: f
     assert relative(filter_masks(mix, by_bins(masks)), expected) < max(15 * unavoidable, 1e-6)
 
 
+@pytest.mark.usefixtures("road")
 @pytest.mark.parametrize("gain", [1e-4, 1.0, 100.0])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("iterations", [1, 2])
@@ -264,6 +278,7 @@ def test_exact_stems_sum_to_the_mix_and_share_what_is_left_by_power(
             assert float(error.median()) < 1e-4
 
 
+@pytest.mark.usefixtures("road")
 def test_filtered_silence_is_silent() -> None:
     mix, _ = spectra(3, 2, gain=0)
     assert not filter_masks(mix, by_bins(torch.rand(3, 2, *mix.shape[1:])), exact=True).any()

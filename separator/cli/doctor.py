@@ -60,12 +60,15 @@ def _compute() -> dict[str, Any] | None:
         import torch
     except (ImportError, OSError):
         return None
+    from separator.dsp import stereo
+
     cpu = torch.cpu.get_capabilities()
     devices = [{"name": torch.cuda.get_device_name(index),
                 "memory_gb": round(torch.cuda.get_device_properties(index).total_memory / 1e9, 1)}
                for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
     return {"cpu": cpu["cpu_name"], "cores": cpu["num_physical_cores"], "threads": torch.get_num_threads(),
             "torch_build": torch.__version__, "simd": torch.backends.cpu.get_cpu_capability(), "cuda": devices,
+            "compiled_filter": stereo.compiled() is not None,
             "cpu_bf16": bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16") or cpu.get("arm_bf16")),
             "cuda_bf16": bool(devices) and torch.cuda.is_bf16_supported()}
 
@@ -135,6 +138,8 @@ def _compute_lines(compute: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     bf16 = {True: ", bf16", False: ""}
     yield "cpu", (f"{compute['cpu']}, {compute['cores']} cores, {compute['threads']} threads, {compute['simd']}"
                   f"{bf16[compute['cpu_bf16']]}")
+    yield "filter", ("compiled" if compute["compiled_filter"] else
+                     "not compiled, so slower: install sepctl again where there is a C compiler")
     if not compute["cuda"]:
         yield "cuda", f"no device (torch {compute['torch_build']})"
     for index, each in enumerate(compute["cuda"]):

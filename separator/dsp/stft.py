@@ -131,6 +131,11 @@ class Stft(nn.Module):
         return 1 + max(length, self.n_fft // 2 + 1) // self.hop
 
 
+def power_of(spectrum: Tensor) -> Tensor:
+    """|X|^2. Several times as fast as `abs`, which guards against overflow."""
+    return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+
+
 def in_blocks(spectrum: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Number of a first frame, and `[..., F, any]` from it on: so few that on a CPU their work stays in its cache."""
     step = _block(spectrum)

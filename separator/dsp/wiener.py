@@ -11,10 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from separator.dsp import stereo
+from separator.dsp.stft import power_of
+
 WINDOW = 300        # frames over which the filter takes its statistics; Open-Unmix's, about 7 s
 WIDE = 256          # bins that a network answers for at once on a CPU: enough for fast products
 CPU_BINS = 128      # bins filtered at once on a CPU: enough for all its threads, and memory stays small
-FLOOR = 1e-10       # of the largest power: the least regularisation that double precision can do with
+FLOOR = 1e-10       # of a bin's largest power: the least regularisation that double precision can do with
 NOBODY = 1e-30      # a power below which nobody claims a bin
 
 
@@ -61,6 +64,9 @@ def filter_masks(
     stems = torch.empty(len(given), *mix.shape, dtype=mix.dtype, device=mix.device)
     for wide in (first, *others):
         given = given if wide is first else masks(wide)
+        if iterations == 1 and stereo.serves(mix):
+            stereo.filter_masks(mix[:, wide], given, stems[:, :, wide], float(scale), eps, exact)
+            continue
         for bins in _slices(given, CPU_BINS):
             x = _planes(mix[:, wide][:, bins], scale)                               # [F, C, 2, T]
             power, space = _power_of_masks(x, given[:, :, bins].movedim(-2, 0), eps)
@@ -81,7 +87,7 @@ def refine(mix: Tensor, stems: Tensor, iterations: int = 1, eps: float = 1e-10) 
     As there, the mix is filtered after a division by max(1, max|X| / 10), which is undone at the end: loud mixes keep
     the balance of signal and regularisation, quiet ones are attenuated where their power falls below sqrt(eps).
     Departures: all that could cancel is computed in double precision, and the regularisation is at least `FLOOR` of the
-    largest power, so that identical channels are as good as any; the arguments are left as they are; and for one
+    bin's largest power, so that identical channels are as good as any; the arguments are left as they are; and for one
     channel `norbert` adds eps to C a second time, at most 1e-5 of it at eps = 1e-10.
 
     Shape: mix `[C, F, T]` or `[B, C, F, T]`, stems `[S, C, F, T]` or `[B, S, C, F, T]`, complex -> new stems of the
@@ -101,7 +107,7 @@ def refine(mix: Tensor, stems: Tensor, iterations: int = 1, eps: float = 1e-10) 
 
 
 def _scale(mix: Tensor) -> Tensor:
-    return (mix.abs().amax() / 10).clamp(min=1)
+    return (power_of(mix).amax().sqrt() / 10).clamp(min=1)
 
 
 def _planes(z: Tensor, scale: Tensor) -> Tensor:
@@ -170,7 +176,7 @@ def _filter(x: Tensor, power: Tensor, space: Tensor, scale: Tensor, eps: float, 
     """
     bins, stems, channels = space.shape[:3]
     total = power.sum(dim=1, keepdim=True)
-    floor = (FLOOR * total.amax()).clamp(min=eps**0.5)
+    floor = (FLOOR * total.amax(dim=(1, 2), keepdim=True)).clamp(min=eps**0.5)     # of each bin
     white = x.new_empty(bins, 1 + exact, 2 * channels, x.shape[-1], dtype=scale.dtype)
     white[:, 0] = _whiten(x, power, space, floor).flatten(1, 2)
     gains = (power * scale).to(scale.dtype)
@@ -198,7 +204,7 @@ def _whiten(x: Tensor, power: Tensor, space: Tensor, floor: Tensor) -> Tensor:
         case 2:
             return _whiten_stereo(x, power, space, floor)
     total = torch.einsum("fjt,fjab->ftab", power.to(space.dtype), space)
-    total = total + floor * torch.eye(x.shape[1], dtype=space.dtype, device=x.device)
+    total = total + floor[..., None] * torch.eye(x.shape[1], dtype=space.dtype, device=x.device)
     white = torch.linalg.solve(total, torch.complex(*x.unbind(-2)).mT)          # [F, T, C]
     return torch.view_as_real(white.mT).mT
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from separator.card import ModelCard, TrunkSpec
+from separator.dsp.stft import power_of
 from separator.models.estimator import EVERY
 
 
@@ -125,7 +126,7 @@ class Trunk(nn.Module):
         return split.transpose(2, 3)
 
     def forward(self, mix: Tensor, stems: Sequence[str]) -> Tensor:
-        masks = self.band_masks(self.features(_power(mix)), stems)
+        masks = self.band_masks(self.features(power_of(mix)), stems)
         return masks[..., self.band_of_bin].mT  # [B, S, C, F, T]
 
 
@@ -142,10 +143,6 @@ class MaskHead(nn.Module):
         return F.softplus(self.masks(F.relu(self.hidden(x))))
 
 
-def _power(z: Tensor) -> Tensor:
-    return torch.addcmul(z.real.square(), z.imag, z.imag)
-
-
 class TrunkEstimator:
     """`Trunk` for inference, in any precision: the features stay in single precision, the layers need not."""
 
@@ -159,7 +156,7 @@ class TrunkEstimator:
 
     def hear(self, mixes: Iterable[Tensor], stems: Sequence[str]) -> Tensor:
         """Mixes `[C, F, T]` -> the trunk's state, `[B, T, J]`."""
-        features = torch.cat([self.network.features(_power(mix[None])) for mix in mixes])
+        features = torch.cat([self.network.features(power_of(mix[None])) for mix in mixes])
         return self._layers.trunk(self.network.normalised(features).to(self.dtype))
 
     def masks(self, heard: Tensor, stems: Sequence[str], frames: slice, bins: slice = EVERY) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from separator.card import ModelCard, UmxSpec
+from separator.dsp.stft import power_of
 from separator.errors import ModelError, UsageError
 from separator.models.estimator import EVERY
 
@@ -112,7 +113,8 @@ class FoldedUmx:
         """Mixes `[C, F, T]` -> the inputs of the last layer, `[B, S, T, H]`."""
         _check(stems, self._folded)
         kept = self._folded[stems[0]].kept_bins
-        magnitudes = [mix.mT[..., :kept].abs().to(self.dtype).transpose(0, 1) for mix in mixes]     # [T, C, b] each
+        powers = (power_of(mix.mT[..., :kept]) for mix in mixes)
+        magnitudes = [power.sqrt_().to(self.dtype).transpose(0, 1) for power in powers]             # [T, C, b] each
         x = torch.stack(magnitudes, dim=1).flatten(2)                                               # [T, B, C * b]
         del magnitudes
         return torch.stack([self._folded[stem].hear(x) for stem in stems]).permute(2, 0, 1, 3)
