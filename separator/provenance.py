@@ -9,7 +9,7 @@ from typing import Any
 
 from separator import __version__
 from separator.audio import read_tags
-from separator.audio.wavhead import read_wav_head
+from separator.audio.pcmhead import read_pcm_head
 from separator.errors import SepctlError
 
 PREFIX = "sepctl "
@@ -37,7 +37,7 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
     """What made the stem at `path`, or None where the file is not ours or cannot be read."""
     try:
         with path.open("rb") as file:       # FFmpeg takes its time to open a wav
-            head = read_wav_head(file)
+            head = read_pcm_head(file)
         return (head and parse(head.comment)) or parse(read_tags(path).get("comment", ""))
     except (SepctlError, OSError):
         return None

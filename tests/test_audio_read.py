@@ -20,7 +20,7 @@ import pytest
 import torch
 from audiofiles import needs_ffmpeg, read, riff
 
-from separator.audio import AudioReader, Cover, StemFormat, StemWriter, probe
+from separator.audio import AudioReader, Cover, StemFormat, StemWriter, pcmhead, probe
 from separator.errors import AudioError, ResourceError, UsageError
 
 RATE = 22050
@@ -32,6 +32,10 @@ KINDS = {
     "alac": ("m4a", ("-c:a", "alac"), True),
     "wavpack": ("wv", (), True),
     "caf": ("caf", (), True),
+    "w64": ("w64", (), True),
+    "w64 float": ("w64", ("-c:a", "pcm_f32le"), True),
+    "au": ("au", (), True),
+    "au mu-law": ("au", ("-c:a", "pcm_mulaw"), True),
     "mp3": ("mp3", ("-b:a", "128k"), False),
     "m4a": ("m4a", (), False),
     "aac": ("aac", (), False),
@@ -616,6 +620,36 @@ def test_a_truncated_song_is_no_shorter_song(tmp_path, songs, kind):
             assert read(path, duration_s=usable).shape[1] > 0
         with pipe_of(path.read_bytes()) as pipe, pytest.raises(AudioError):
             read(pipe)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(("kind", "bytes"), [("w64", 8), ("w64 float", 8), ("au", 4), ("au mu-law", 2)])
+def test_one_that_lacks_one_frame_is_truncated(tmp_path, songs, kind, bytes):
+    path = tmp_path / f"a{songs(kind).suffix}"
+    path.write_bytes(songs(kind).read_bytes()[:-bytes])
+    with pytest.raises(AudioError, match=r"promises 5512[34] frames, there are 5512[12]"):      # a w64's padding counts
+        read(path)
+
+
+@needs_ffmpeg
+def test_an_au_that_does_not_know_its_length_is_read_to_its_end(tmp_path, songs):
+    """As a program leaves it that writes into a pipe."""
+    data = bytearray(songs("au").read_bytes())
+    data[8:12] = b"\xff" * 4
+    path = tmp_path / "a.au"
+    path.write_bytes(data[: len(data) * 6 // 10])
+    part = read(path)
+    assert 0.59 * 55123 < part.shape[1] < 0.6 * 55123
+    assert torch.equal(part, read(songs("au"))[:, : part.shape[1]])
+
+
+@pytest.mark.parametrize("header", [
+    pcmhead.W64_RIFF, pcmhead.W64_RIFF + bytes(8) + b"wave" + pcmhead.W64_REST + b"fact" + pcmhead.W64_REST + bytes(8),
+    b".snd", b".snd" + bytes(8), b".snd" + (24).to_bytes(4, "big") + bytes(16), b".snd" + b"\xff" * 20,
+])
+def test_a_header_that_makes_no_sense_promises_nothing(header):
+    assert pcmhead.read_pcm_head(io.BytesIO(header)) is None
+    assert pcmhead.read_pcm_head(io.BytesIO(header + bytes(100))) is None
 
 
 def test_a_wav_that_lacks_one_frame_is_truncated(tmp_path):

@@ -77,16 +77,16 @@ def test_list(sepctl: Sepctl, registry: Registry, folder: Path) -> None:
     size, served = registry.path("tiny").stat().st_size, sum(map(len, FILES.values()))
     table = [line.split("  ") for line in sepctl("list").stdout.splitlines()]
     assert [[cell.strip() for cell in line if cell.strip()] for line in table] == [
-        ["name", "state", "size", "stems", "licence", "sdr_db"],
-        ["mini", "missing", "-", "vocals,drums", "MIT", "-"],
-        ["tiny", "cached", f"{size / 1e6:.1f} MB", "vocals,drums", "MIT", "5.00"],
-        ["strict", "remote", f"{served / 1e6:.1f} MB", "vocals,drums", "CC-BY-NC-SA-4.0", "5.00"],
-        ["broken", "damaged", "0.0 MB", "-", "unknown", "-"],
-        ["own", "imported", f"{size / 1e6:.1f} MB", "vocals,drums", "CC0-1.0", "-"],
+        ["name", "state", "size", "stems", "licence", "sdr_db", "scored_on"],
+        ["mini", "missing", "-", "vocals,drums", "MIT", "-", "-"],
+        ["tiny", "cached", f"{size / 1e6:.1f} MB", "vocals,drums", "MIT", "5.00", "nothing"],
+        ["strict", "remote", f"{served / 1e6:.1f} MB", "vocals,drums", "CC-BY-NC-SA-4.0", "5.00", "nothing"],
+        ["broken", "damaged", "0.0 MB", "-", "unknown", "-", "-"],
+        ["own", "imported", f"{size / 1e6:.1f} MB", "vocals,drums", "CC0-1.0", "-", "-"],
     ]
     rows = [json.loads(line) for line in sepctl("list", "--json").stdout.splitlines()]
     assert rows[1] == {"name": "tiny", "state": "cached", "size": size, "stems": ["vocals", "drums"],
-                       "licence": "MIT", "sdr_db": {"vocals": 6.0, "drums": 4.0}}
+                       "licence": "MIT", "sdr_db": {"vocals": 6.0, "drums": 4.0}, "scored_on": "nothing"}
     assert rows[2]["size"] == served
     assert read_card(registry.path("own")).source == "a friend"
 

@@ -2,7 +2,7 @@
 
 A package, because the edge has several duties, one module each:
 
-- `reader`    songs to blocks; refuses what would look like success and is not (`promise`, `wavhead`, `source`)
+- `reader`    songs to blocks; refuses what would look like success and is not (`promise`, `pcmhead`, `source`)
 - `writer`    blocks to one file (`place`: temporary name; `sink`: disk errors; `pcm`: rounding; `encoder`, `vorbis`)
 - `tags`      what a file says about itself: tags, cover art, `probe`
 - `formats`   the values handed over: `StemFormat`, `AudioInfo`, `Cover`

@@ -13,7 +13,7 @@ import av.error
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from separator.audio.promise import Promise, promise_of, promise_of_wav, promise_of_xing
+from separator.audio.promise import Promise, promise_of, promise_of_pcm, promise_of_xing
 from separator.audio.source import Source, open_source
 from separator.audio.xing import find_xing
 from separator.errors import AudioError
@@ -43,7 +43,7 @@ def open_song(given: Path | BinaryIO, stream: int = 0) -> Iterator[Song]:
     """
     source, name = open_source(given)
     with contextlib.closing(source):
-        head = promise_of_wav(source.head())
+        head = promise_of_pcm(source.head())
         source.rewind()
         xing = find_xing(source.head())
         source.rewind()

@@ -4,7 +4,7 @@ FFmpeg reads what is there and stops without a word. These file types say before
 
 | file | promise |
 |---|---|
-| wav, RF64 | size of the data chunk (none in recordings of unknown length: 0, about 2^31 - 1 or 2^32 - 1) |
+| wav, RF64, w64, au | size of the samples (none in recordings of unknown length: 0, about 2^31 - 1 or 2^32 - 1) |
 | aiff, caf | number of frames; in a caf with a packet table, of packets, less one |
 | flac, wavpack, tta | number of frames (none if it says 0) |
 | mp3 | number of MPEG frames in a Xing or Info header (none without one) |
@@ -26,7 +26,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from separator.audio.oggpage import end_of_ogg
-from separator.audio.wavhead import read_wav_head
+from separator.audio.pcmhead import read_pcm_head
 from separator.audio.xing import DECODER_DELAY, Xing
 
 VORBIS_SLACK = 2048     # samples by which FFmpeg may misplace a Vorbis packet, or misjudge the first and the last
@@ -72,7 +72,7 @@ class Promise:
 
 
 def promise_of(container: InputContainer, stream: AudioStream) -> Promise:
-    """What an open file of another type than wav and mp3 says."""
+    """What an open file of another type than those of `pcmhead` and mp3 says."""
     names = set(container.format.name.split(","))
     codec = stream.codec_context.name
     if names & {"flac", "wv", "tta"} and stream.duration and stream.time_base:
@@ -114,9 +114,9 @@ def _sound_only(container: InputContainer) -> bool:
     return all(s.type == "audio" or s.disposition & Disposition.attached_pic for s in container.streams)
 
 
-def promise_of_wav(file: BinaryIO) -> Promise | None:
-    """What a wav says in its first bytes, which FFmpeg corrects silently; None if it says nothing."""
-    head = read_wav_head(file)
+def promise_of_pcm(file: BinaryIO) -> Promise | None:
+    """What a wav, w64 or au says in its first bytes, which FFmpeg corrects silently; None if it says nothing."""
+    head = read_pcm_head(file)
     return Promise(frames=head.frames) if head else None
 
 

@@ -1,6 +1,6 @@
 """What a song says about itself, asked in a moment: ten thousand songs are planned in seconds.
 
-FFmpeg takes its time to open a wav; a wav's header is read here instead (`audio/wavhead`).
+FFmpeg takes its time to open a wav; a wav's header is read here instead (`audio/pcmhead`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from separator import provenance
 from separator.audio import probe
-from separator.audio.wavhead import read_wav_head
+from separator.audio.pcmhead import read_pcm_head
 from separator.errors import SepctlError
 from separator.remote import Url
 
@@ -32,7 +32,7 @@ def facts(path: Path) -> Facts:
         return Facts()
     try:
         with path.open("rb") as file:
-            if head := read_wav_head(file):
+            if head := read_pcm_head(file):
                 there = (path.stat().st_size - file.tell()) // head.frame_bytes     # of a cut song less than it says
                 frames = min(head.frames, there)
                 return Facts(frames / head.sample_rate, head.sample_rate, head.channels, _ours(head.comment))

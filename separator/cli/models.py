@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from separator.download import Progress
     from separator.registry import Registry
 
-COLUMNS = ("name", "state", "size", "stems", "licence", "sdr_db")
+COLUMNS = ("name", "state", "size", "stems", "licence", "sdr_db", "scored_on")
 ACCEPT = click.option("--accept-license", is_flag=True, help="Agree to the model's licence, where it asks for that.")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 
@@ -162,13 +162,16 @@ def _row(registry: Registry, name: str) -> dict[str, Any]:
     state = _state(registry, name)
     size = file.stat().st_size if file.exists() else entry.size if entry else None
     stems, licence, sdr = (entry.stems, entry.licence, dict(entry.sdr_db)) if entry else ((), "unknown", {})
+    scored_on = entry.scored_on if entry else ""
     if file.exists():
         try:
             card: ModelCard = read_card(file)
             stems, licence, sdr = card.stems, card.licence, sdr_db(card)
+            scored_on = str(card.scores.get("data", scored_on))
         except ModelError:
             state = "damaged"
-    return {"name": name, "state": state, "size": size, "stems": list(stems), "licence": licence, "sdr_db": sdr}
+    return {"name": name, "state": state, "size": size, "stems": list(stems), "licence": licence, "sdr_db": sdr,
+            "scored_on": scored_on}
 
 
 def _state(registry: Registry, name: str) -> str:
