@@ -148,7 +148,7 @@ class _Splitting:
         song, job = task.song, self._splitter.job
         song.check()
         if task.changed is not None and not job.overwrite:
-            raise UsageError(f"{task.changed} was changed since sepctl wrote it",
+            raise UsageError(f"{task.changed} is no longer as sepctl wrote it",
                              hint="use --overwrite, or another --out")
         if task.redo and not job.overwrite:
             job = replace(job, skip_existing=True)      # which lets us replace stems that are this work
