@@ -18,6 +18,7 @@ demo: $(VENV)/.installed ## split a song with the bundled model, offline; SONG=p
 	$(BIN)/python scripts/demo.py $(if $(SONG),"$(SONG)")
 
 test: $(VENV)/.tested   ## run every test
+	@scripts/system.sh
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n auto --dist worksteal $(TESTS)
 
 lint: $(VENV)/.tested   ## ruff

@@ -7,7 +7,8 @@ setup(
         Extension(
             "separator.dsp._stereo",
             ["separator/dsp/stereo.c"],
-            extra_compile_args=["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"],
+            depends=["setup.py"],
+            extra_compile_args=["-O3", "-fopenmp-simd", "-fno-trapping-math"],
             optional=True,
         )
     ]

@@ -643,13 +643,23 @@ def test_an_au_that_does_not_know_its_length_is_read_to_its_end(tmp_path, songs)
     assert torch.equal(part, read(songs("au"))[:, : part.shape[1]])
 
 
+WAVE64 = pcmhead.W64_RIFF + bytes(8) + b"wave" + pcmhead.W64_REST
+
+
 @pytest.mark.parametrize("header", [
-    pcmhead.W64_RIFF, pcmhead.W64_RIFF + bytes(8) + b"wave" + pcmhead.W64_REST + b"fact" + pcmhead.W64_REST + bytes(8),
-    b".snd", b".snd" + bytes(8), b".snd" + (24).to_bytes(4, "big") + bytes(16), b".snd" + b"\xff" * 20,
+    pcmhead.W64_RIFF, b".snd", b".snd" + bytes(8), b".snd" + (24).to_bytes(4, "big") + bytes(16),
+    b".snd" + b"\xff" * 20, *(WAVE64 + b"fact" + pcmhead.W64_REST + size.to_bytes(8, "little")
+                              for size in (0, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)),
 ])
-def test_a_header_that_makes_no_sense_promises_nothing(header):
-    assert pcmhead.read_pcm_head(io.BytesIO(header)) is None
-    assert pcmhead.read_pcm_head(io.BytesIO(header + bytes(100))) is None
+def test_a_header_that_makes_no_sense_promises_nothing(tmp_path, header):
+    path = tmp_path / "a"
+    for data in (header, header + bytes(100)):
+        path.write_bytes(data)
+        with path.open("rb") as buffered, path.open("rb", buffering=0) as unbuffered:
+            for file in (io.BytesIO(data), buffered, unbuffered):
+                assert pcmhead.read_pcm_head(file) is None
+        with pytest.raises(AudioError):
+            read(path)
 
 
 def test_a_wav_that_lacks_one_frame_is_truncated(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -199,6 +200,8 @@ def test_a_wav_is_no_longer_than_its_file(tmp_path: Path, says: int) -> None:
     assert facts(tmp_path / "song.wav") == Facts(0.3, 8000, 2)
     (tmp_path / "long.wav").write_bytes(af.rf64(af.noise(2, 2400), 8000)[:-4800])
     assert facts(tmp_path / "long.wav") == Facts(0.15, 8000, 2)
+    (tmp_path / "far.au").write_bytes(b".snd" + struct.pack(">5I", 1 << 31, 4000, 3, 8000, 2) + bytes(400))
+    assert facts(tmp_path / "far.au") == Facts(0.0, 8000, 2)     # its samples begin behind its end
 
 
 def test_what_cannot_be_read_has_no_facts(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from separator.dsp import stereo
 from separator.dsp.wiener import filter_masks
@@ -55,6 +57,56 @@ def test_only_stereo_in_single_precision_on_the_processor() -> None:
     assert not stereo.serves(torch.zeros(2, 3, 4, dtype=torch.complex128))
     assert not stereo.serves(torch.zeros(1, 3, 4, dtype=torch.complex64))
     assert not stereo.serves(torch.zeros(2, 3, 4, dtype=torch.complex64, device="meta"))
+
+
+@compiled
+def test_masks_and_mix_as_torch_takes_them() -> None:
+    """Broadcast, conjugated lazily; and what does not fit is refused, not read beyond its end."""
+    mix, masks = torch.randn(2, 70, 9, dtype=torch.complex64), torch.rand(4, 2, 70, 9)
+
+    def filtered(mix: Tensor, masks: Tensor) -> Tensor:
+        out = torch.empty(4, 2, 70, 9, dtype=torch.complex64)
+        stereo.filter_masks(mix, masks, out, 1.0, 1e-10, False)
+        return out
+
+    assert torch.equal(filtered(mix, masks[:, :1]), filtered(mix, masks[:, :1].repeat(1, 2, 1, 1)))
+    assert torch.equal(filtered(mix, masks[..., :1]), filtered(mix, masks[..., :1].repeat(1, 1, 1, 9)))
+    assert torch.equal(filtered(mix.conj(), masks), filtered(mix.conj().resolve_conj(), masks))
+    for wrong in (masks[:3], masks[..., :8], masks[:, :, :69]):
+        with pytest.raises(RuntimeError, match="expand"):
+            filtered(mix, wrong)
+    with pytest.raises(ValueError, match=r"stems of \(4, 2, 70, 9\)"):
+        filtered(mix[:, :69], masks)
+
+
+@compiled
+def test_a_library_of_another_version_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(stereo._Job):
+        _fields_ = (("more", ctypes.c_double),)
+
+    assert stereo.compiled.__wrapped__() is not None
+    monkeypatch.setattr(stereo, "_Job", Later)
+    assert stereo.compiled.__wrapped__() is None
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nobody forks here")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    code = """
+import os, signal, torch
+torch.set_num_threads(2)
+from separator.dsp.stereo import filter_masks
+mix, masks, out = torch.ones(2, 70, 9) + 0j, torch.ones(4, 2, 70, 9), torch.empty(4, 2, 70, 9) + 0j
+filter_masks(mix, masks, out, 1.0, 1e-10, False)
+if child := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    signal.alarm(20)
+    filter_masks(mix, masks, out, 1.0, 1e-10, False)
+    os._exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "7\n", done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="builds with setuptools")

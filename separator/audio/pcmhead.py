@@ -13,6 +13,7 @@ PCM = (1, 3, 0xFFFE)    # integers, floats, either with a channel mask: format t
 UNKNOWN = (range(0x7FFFF000, 0x80000001), range(0xFFFFF000, 0x100000000))   # data sizes of those who do not know:
 # sox writes 0x7FFFF000, arecord 0x80000000, FFmpeg 0xFFFFFFFF, others the greatest that leaves room for a header
 LIST_MOST = 1 << 16     # bytes of tags that are read
+MOST = 1 << 48          # bytes that no file has, and every file can seek over
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 W64_REST = bytes.fromhex("f3acd3118cd100c04f8edb8a")        # of the other chunks' names, after four letters
 AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}    # of a sample: mu-law, 8 to 32 bit, floats, A-law
@@ -67,8 +68,8 @@ def _w64(file: BinaryIO) -> PcmHead | None:
     while len(header := file.read(24)) == 24 and header[4:16] == W64_REST:
         size = int.from_bytes(header[16:], "little") - 24
         if header[:4] == b"data":
-            return _known(form, 0 if size >= 1 << 62 else size)
-        if size < 0:
+            return _known(form, size if size < MOST else 0)
+        if not 0 <= size < MOST:
             return None
         body = file.read(min(size, 24))
         if header[:4] == b"fmt " and len(body) >= 16:

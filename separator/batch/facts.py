@@ -1,6 +1,6 @@
 """What a song says about itself, asked in a moment: ten thousand songs are planned in seconds.
 
-FFmpeg takes its time to open a wav; a wav's header is read here instead (`audio/pcmhead`).
+FFmpeg takes its time to open a wav; its header, and those of w64 and au, are read here instead (`audio/pcmhead`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def facts(path: Path) -> Facts:
     try:
         with path.open("rb") as file:
             if head := read_pcm_head(file):
-                there = (path.stat().st_size - file.tell()) // head.frame_bytes     # of a cut song less than it says
+                there = max(path.stat().st_size - file.tell(), 0) // head.frame_bytes   # of a cut song, less
                 frames = min(head.frames, there)
                 return Facts(frames / head.sample_rate, head.sample_rate, head.channels, _ours(head.comment))
         info = probe(path)

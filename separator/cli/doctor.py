@@ -139,7 +139,7 @@ def _compute_lines(compute: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     yield "cpu", (f"{compute['cpu']}, {compute['cores']} cores, {compute['threads']} threads, {compute['simd']}"
                   f"{bf16[compute['cpu_bf16']]}")
     yield "filter", ("compiled" if compute["compiled_filter"] else
-                     "not compiled, so slower: install sepctl again where there is a C compiler")
+                     "not compiled, so slower: install sepctl again where there is gcc or clang")
     if not compute["cuda"]:
         yield "cuda", f"no device (torch {compute['torch_build']})"
     for index, each in enumerate(compute["cuda"]):

@@ -1,19 +1,23 @@
 """The Wiener filter for two channels in C, where there was a compiler when sepctl was installed.
 
-It is optional: without it `separator.dsp.wiener` does the same in torch, in four times the processor time. Called
-through ctypes, so that neither Python's headers nor torch's are needed to compile it.
+It is optional: without it `separator.dsp.wiener` does the same in torch, in several times the processor time. Called
+through ctypes, so that neither Python's headers nor torch's are needed to compile it; with gcc or clang, not on
+Windows.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
 from torch import Tensor
+
+FEWEST = 32     # bins that are worth a thread of their own: a fifth of a millisecond
 
 
 class _Job(ctypes.Structure):
@@ -33,13 +37,16 @@ class _Job(ctypes.Structure):
 
 @cache
 def compiled() -> Callable[[_Job], int] | None:
-    """The function of stereo.c, if it is there and loads."""
+    """The function of stereo.c, if it is there and loads, and was compiled from a `struct job` of the same size."""
     found = importlib.util.find_spec("separator.dsp._stereo")
     if found is None or found.origin is None:
         return None
     try:
-        function = ctypes.CDLL(found.origin).sepctl_stereo_filter
-    except (OSError, AttributeError):
+        library = ctypes.CDLL(found.origin)
+        function, size = library.sepctl_stereo_filter, ctypes.c_size_t.in_dll(library, "sepctl_stereo_job")
+    except (OSError, AttributeError, ValueError):
+        return None
+    if size.value != ctypes.sizeof(_Job):
         return None
     function.argtypes, function.restype = [ctypes.POINTER(_Job)], ctypes.c_int
     return lambda job: int(function(ctypes.byref(job)))
@@ -51,22 +58,21 @@ def serves(mix: Tensor) -> bool:
 
 
 def filter_masks(mix: Tensor, masks: Tensor, out: Tensor, scale: float, eps: float, exact: bool) -> None:
-    """One iteration of the filter: mix `[2, F, T]` and masks `[S, 2, F, T]`, float32 -> `out`, `[S, 2, F, T]`.
+    """One iteration of the filter: mix `[2, F, T]` and masks `[S, 2, F, T]` -> `out`, `[S, 2, F, T]`.
 
     The bins are shared out among as many threads as torch has; each is computed by itself, so their number changes no
-    bit. Raises MemoryError.
+    bit. No gradients. Raises MemoryError, RuntimeError for masks of another shape, ValueError for such an `out`.
     """
     function = compiled()
     assert function is not None
-    mix, masks = (each if each.stride(-1) == 1 else each.contiguous() for each in (mix, masks.float()))
-    assert out.stride(-1) == 1 and out.shape == (len(masks), *mix.shape)
-    threads = torch.get_num_threads()
-    step = max(-(-mix.shape[1] // threads), 1)
-    jobs = [
-        _job(mix[:, low : low + step], masks[:, :, low : low + step], out[:, :, low : low + step], scale, eps, exact)
-        for low in range(0, mix.shape[1], step)
-    ]
-    others = [_threads(threads - 1).submit(function, job) for job in jobs[1:]]
+    if out.shape[1:] != mix.shape or out.dtype != mix.dtype or out.stride(-1) != 1:
+        raise ValueError(f"stems of {tuple(out.shape)}, {out.dtype} for a mix of {tuple(mix.shape)}")
+    masks = masks.float().expand(out.shape)
+    mix, masks = (each if each.stride(-1) == 1 else each.contiguous() for each in (mix.resolve_conj(), masks))
+    step = max(-(-mix.shape[1] // torch.get_num_threads()), FEWEST)
+    slices = [slice(low, low + step) for low in range(0, mix.shape[1], step)]
+    jobs = [_job(mix[:, bins], masks[:, :, bins], out[:, :, bins], scale, eps, exact) for bins in slices]
+    others = [_threads().submit(function, job) for job in jobs[1:]]
     failed = [function(jobs[0]), *(each.result() for each in others)]
     if any(failed):
         raise MemoryError("the Wiener filter")
@@ -83,5 +89,10 @@ def _job(mix: Tensor, masks: Tensor, out: Tensor, scale: float, eps: float, exac
 
 
 @cache
-def _threads(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(number, thread_name_prefix="filter")
+def _threads() -> ThreadPoolExecutor:
+    """As many as are ever busy at once: of a process, one song at a time is filtered."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="filter")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)     # threads do not survive it
