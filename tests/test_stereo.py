@@ -60,6 +60,28 @@ def test_only_stereo_in_single_precision_on_the_processor() -> None:
 
 
 @compiled
+@pytest.mark.parametrize(("channels", "iterations", "called"), [(2, 1, True), (2, 2, False), (1, 1, False)])
+def test_it_is_what_filters(monkeypatch: pytest.MonkeyPatch, channels: int, iterations: int, called: bool) -> None:
+    mix, masks = torch.randn(channels, 5, 9, dtype=torch.complex64), torch.rand(3, channels, 5, 9)
+    asked: list[Tensor] = []
+    monkeypatch.setattr(stereo, "filter_masks", lambda mix, masks, out, *options: asked.append(out.zero_()))
+    filter_masks(mix, lambda bins: masks[:, :, bins], iterations)
+    assert bool(asked) == called
+
+
+@compiled
+@pytest.mark.parametrize("size", [1e-20, 1e-15, 1.0, 1e4, 1e6])
+@pytest.mark.parametrize("exact", [True, False])
+def test_its_limits_are_those_of_torch(size: float, exact: bool) -> None:
+    """The least regularisation, which great powers raise, and the power below which nobody claims a bin."""
+    mix, masks = 30 * torch.randn(2, 40, 60, dtype=torch.complex64), size * torch.rand(4, 1, 40, 60)
+    mix[1] = mix[0] * (1 + 1e-4 * torch.randn(40, 60))          # where only that keeps the inverse sane
+    found = filter_masks(mix, lambda bins: masks[:, :, bins], exact=exact)
+    wanted = filter_masks(mix.to(torch.complex128), lambda bins: masks[:, :, bins].double(), exact=exact)
+    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max() + 1e-30     # single precision has no less
+
+
+@compiled
 def test_masks_and_mix_as_torch_takes_them() -> None:
     """Broadcast, conjugated lazily; and what does not fit is refused, not read beyond its end."""
     mix, masks = torch.randn(2, 70, 9, dtype=torch.complex64), torch.rand(4, 2, 70, 9)
